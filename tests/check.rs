@@ -211,8 +211,8 @@ async fn what_is_wrong_with_queues_is_found_and_its_fix_puts_it_right() {
     assert_eq!((checked.code, checked.names()), (1, vec!["queue-policy"]));
     let found = checked.one("problem", "queue-policy");
     let fix = &found["fix"][0];
-    assert_eq!(fix["document"]["policy"], "queue");
-    assert_eq!(fix["document"]["of"], world.queue.arn());
+    assert_eq!(fix["document"]["kind"], "queue-policy");
+    assert_eq!(fix["document"]["attached_to"], world.queue.arn());
     allow(&world.queue, &fix["statement"]).await;
     assert_eq!(check(&config).await.names(), [""; 0]);
 
@@ -447,11 +447,45 @@ async fn a_permission_that_lacks_is_named_with_its_document() {
         let found = checked.one("problem", name);
         let fix = &found["fix"][0];
         assert_eq!(fix["statement"]["Action"], action, "{found:#}");
-        assert_eq!(fix["document"]["policy"], "identity", "{found:#}");
+        assert_eq!(fix["document"]["kind"], "permissions", "{found:#}");
         let resource = fix["statement"]["Resource"].as_str().unwrap();
         assert!(resource.contains(bucket.as_str()), "{found:#}");
         faults.clear();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_object_that_the_rule_takes_is_read_at_the_source() {
+    let world = right(Feed::Direct).await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    config.rules[0].filter = "tags = { tier = \"gold\" }".to_owned();
+    let put = |key: &str, tags: &str| {
+        let put = SOURCE.s3().put_object().bucket(&world.source).key(key);
+        let put = put.tagging(tags);
+        put.body(aws_sdk_s3::primitives::ByteStream::from_static(b"body"))
+    };
+    let encrypted = put("a-encrypted", "tier=gold").ssekms_key_id(&world.source_key);
+    let kms = aws_sdk_s3::types::ServerSideEncryption::AwsKms;
+    encrypted.server_side_encryption(kms).send().await.unwrap();
+    put("b-tagged", "tier=silver").send().await.unwrap();
+    put("c-taken", "tier=gold").send().await.unwrap();
+    let source = world.source.clone();
+    faults.script(Fault::AccessDenied, usize::MAX, move |seen| {
+        seen.is(&source, "GetObject") && seen.key != "c-taken"
+    });
+    let text = config.text();
+    let text = text.replace("sse_kms_objects = true", "sse_kms_objects = false");
+    fs::write(&config.path, text).unwrap();
+    let checked = read(&run(&["check", "--json"], &config.path).await);
+    assert_eq!(checked.names(), [""; 0], "{checked:#?}");
+    let journal = faults.journal();
+    let read = journal
+        .iter()
+        .filter(|seen| seen.is(&world.source, "GetObject"));
+    let keys: Vec<&str> = read.map(|seen| seen.key.as_str()).collect();
+    assert_eq!(keys, ["c-taken"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -464,18 +498,27 @@ async fn a_queue_that_may_not_be_used_is_found_without_using_it() {
         ("ReceiveMessage", "queue-receive"),
         ("DeleteMessage", "queue-receive"),
         ("ChangeMessageVisibility", "queue-receive"),
-        ("SendMessage", "queue-send"),
+        ("SendMessageBatch", "queue-send"),
     ] {
         faults.script(Fault::AccessDenied, usize::MAX, move |seen| {
             seen.header("x-amz-target").ends_with(operation)
         });
         let checked = check(&config).await;
         let found = checked.one("problem", name);
-        let action = format!("sqs:{operation}");
+        let action = format!("sqs:{}", operation.trim_end_matches("Batch"));
         assert_eq!(found["fix"][0]["statement"]["Action"], action, "{found:#}");
         faults.clear();
     }
     assert_eq!(world.parked.depth().await, 0, "nothing was sent there");
+    // A server with other limits than those of SQS finds nothing to do in them either.
+    for seen in faults.journal() {
+        let body: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+        match seen.operation() {
+            "ReceiveMessage" => assert_eq!(body["MaxNumberOfMessages"], 0, "{body}"),
+            "SendMessageBatch" => assert_eq!(body["Entries"], json!([]), "{body}"),
+            operation => assert_ne!(operation, "SendMessage", "{body}"),
+        }
+    }
     let events = world.queue.depth().await;
     let waiting = world.queue.take().await.len();
     assert_eq!(

@@ -7,7 +7,6 @@ mod buckets;
 mod delivery;
 mod file;
 mod finding;
-mod keys;
 mod notification;
 mod objects;
 mod probe;
@@ -33,12 +32,10 @@ use crate::kms::configured_keys;
 use crate::metrics::Metrics;
 use crate::process::Signals;
 use crate::s3::accounts::{AccountClients, Accounts};
-use access::{Asked, CallingPrincipal, Signing};
+use access::{Asked, DocumentSet, Signing, Signings};
 use buckets::End;
 use delivery::{Notifications, Sender, Topics};
-pub use finding::{
-    CheckName, CheckReport, Finding, Fix, PolicyDocument, PolicyKind, Section, Severity,
-};
+pub use finding::{CheckName, CheckReport, Finding, Fix, PolicyDocument, Section, Severity};
 use notification::Way;
 use queues::Purpose;
 
@@ -171,7 +168,6 @@ struct Asker<'a> {
     probing: Option<CancellationToken>,
 }
 
-type Signings<'a> = BTreeMap<&'a str, Signing>;
 type Queues<'a> = Vec<(
     queues::QueuePlace<'a>,
     Option<Asked<queues::QueueAttributes>>,
@@ -187,12 +183,6 @@ struct Known<'a> {
     topics: Topics,
     /// The enabled rules of each source.
     rules: BTreeMap<&'a BucketRef, Vec<&'a Rule>>,
-}
-
-impl Known<'_> {
-    fn principal(&self, account: &str) -> Option<&CallingPrincipal> {
-        self.signing.get(account).and_then(Signing::principal)
-    }
 }
 
 impl<'a> Asker<'a> {
@@ -250,10 +240,20 @@ impl<'a> Asker<'a> {
             let clients = self.accounts.get(name);
             asking.extend(clients.map(|clients| access::identify(account, clients).boxed()));
         }
-        let (sections, signing): (Vec<Section>, Vec<Signing>) =
-            few_at_a_time(asking).await.into_iter().unzip();
-        let names = self.settings.accounts.keys().map(String::as_str);
-        (sections, names.zip(signing).collect())
+        let identities = few_at_a_time(asking).await;
+        let accounts = &self.settings.accounts;
+        let documents = DocumentSet::new(self.settings, accounts.keys().zip(&identities));
+        let judged = accounts.values().zip(&identities);
+        let judged =
+            judged.map(|(account, found)| access::judge_identity(account, found, &documents));
+        let (sections, signing): (Vec<Section>, Vec<Signing>) = judged.unzip();
+        let names = accounts.keys().map(String::as_str);
+        let by_account = names.zip(signing).collect();
+        let signings = Signings {
+            by_account,
+            documents,
+        };
+        (sections, signings)
     }
 
     async fn ask_queues(&self, signing: &Signings<'a>) -> Queues<'a> {
@@ -261,7 +261,7 @@ impl<'a> Asker<'a> {
         let mut asking = Vec::new();
         for place in &places {
             let clients = self.accounts.get(&place.account.name);
-            let clients = clients.filter(|_| can_sign(signing, &place.account.name));
+            let clients = clients.filter(|_| signing.can_sign(&place.account.name));
             let asked = clients.map(|clients| queues::read_attributes(*place, clients));
             asking.push(OptionFuture::from(asked).boxed());
         }
@@ -273,7 +273,7 @@ impl<'a> Asker<'a> {
         let sources: BTreeSet<_> = self.enabled().map(|rule| &rule.source).collect();
         let mut all: BTreeSet<_> = self.enabled().map(|rule| &rule.destination).collect();
         all.extend(&sources);
-        all.retain(|bucket| can_sign(signing, &bucket.account));
+        all.retain(|bucket| signing.can_sign(&bucket.account));
         let mut asking = Vec::new();
         for bucket in &all {
             let place = self.place(signing, bucket);
@@ -315,11 +315,11 @@ impl<'a> Asker<'a> {
         let (account, clients) = self.reach(&bucket.account)?;
         Some(buckets::BucketPlace {
             bucket: bucket.bucket.as_str(),
+            name: bucket,
             account,
             clients,
-            principal: signing
-                .get(bucket.account.as_str())
-                .and_then(Signing::principal),
+            principal: signing.principal(&bucket.account),
+            documents: &signing.documents,
         })
     }
 
@@ -335,16 +335,16 @@ impl<'a> Asker<'a> {
             section.skip(format!("account {} cannot sign", place.account.name));
             return section;
         };
-        let principal = known.principal(&place.account.name);
+        let documents = &known.signing.documents;
         let senders = self.senders(known, place);
-        queues::judge(place, (asked, principal), &senders, &mut section);
+        queues::judge(place, (asked, documents), &senders, &mut section);
         // A bucket that does not say where its events go may send them here.
         let mut buckets = known.buckets.values();
         if buckets.all(|bucket| bucket.notifications.is_ok()) {
             section.add(delivery::unused(place, &senders));
         }
         if self.tries_queues && asked.is_ok() {
-            Box::pin(queues::try_access(place, clients, principal, &mut section)).await;
+            Box::pin(queues::try_access(place, clients, documents, &mut section)).await;
         }
         section
     }
@@ -368,12 +368,15 @@ impl<'a> Asker<'a> {
     fn way<'k>(&self, known: &'k Known<'a>, rule: &'a Rule) -> Option<Way<'k>> {
         let (account, _) = self.reach(&rule.source.account)?;
         let attributes = known.buckets.get(&rule.source)?;
-        let owner = attributes.owner(account, known.principal(&account.name));
+        let principal = known.signing.principal(&account.name);
+        let reader = principal.map_or("the principal that signs", |one| one.arn.as_str());
+        let owner = attributes.owner(account, principal);
         Some(Way {
             rule,
             rules: known.rules.get(&rule.source)?,
             account,
             owner,
+            reader,
             notifications: attributes.notifications.as_ref().ok()?,
             topics: &known.topics,
             queues: &known.events,
@@ -405,7 +408,8 @@ impl<'a> Asker<'a> {
         }
         for key in configured_keys(rule) {
             if let Some(reached) = self.reach(&key.account) {
-                Box::pin(keys::judge_key(&key, reached, &mut section)).await;
+                let documents = &known.signing.documents;
+                Box::pin(objects::judge_key(&key, reached, documents, &mut section)).await;
             }
         }
         if let Some(to) = to {
@@ -445,10 +449,4 @@ impl<'a> Asker<'a> {
 async fn few_at_a_time<T: Send>(questions: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let asking = stream::iter(questions).buffered(QUESTIONS_MAX);
     asking.collect().await
-}
-
-fn can_sign(signing: &Signings<'_>, account: &str) -> bool {
-    signing
-        .get(account)
-        .is_some_and(|signing| *signing != Signing::Impossible)
 }

@@ -6,7 +6,7 @@ use crate::world::daemon::{interrupt, run};
 use crate::world::faults::{Fault, Faults};
 use crate::world::localstack::ARCHIVE;
 use crate::world::request::Seen;
-use crate::world::{Feed, World};
+use crate::world::{Feed, World, eventually};
 
 async fn probe(config: &Config) -> Checked {
     let output = run(&["check", "--probe", "--json"], config.write()).await;
@@ -121,4 +121,24 @@ async fn an_interrupted_probe_leaves_nothing() {
     let checked = read(&output);
     assert_eq!(checked.code, 2, "{checked:#?}");
     checked.one("unasked", "destination-write");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_object_that_appears_after_its_writer_gave_up_is_removed() {
+    let world = right(Feed::Direct).await;
+    let faults = Faults::open().await;
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    let archive = world.archive.clone();
+    let writes = move |seen: &Seen| seen.is(&archive, "PutObject");
+    faults.script(Fault::LandLate, 1, writes.clone());
+    let checked = probe(&config).await;
+    checked.one("unasked", "destination-write");
+    eventually("the write has taken effect", async || {
+        let journal = faults.journal();
+        let mut late = journal.iter().filter(|seen| seen.fault.is_some());
+        late.any(|seen| writes(seen) && seen.status.is_some_and(|status| status.is_success()))
+    })
+    .await;
+    assert_eq!(held(&world).await, 0);
 }

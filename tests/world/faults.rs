@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -37,6 +38,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// Nothing happens, and the connection stays open.
     Hang,
+    /// The request happens after its sender has given up, and has no answer.
+    LandLate,
 }
 
 /// The proxy; it stops when dropped.
@@ -53,6 +56,8 @@ struct Shared {
     client: Client<HttpConnector, Body>,
     script: Mutex<Vec<Line>>,
     journal: Mutex<Vec<Seen>>,
+    /// What is forwarded late.
+    late: Mutex<JoinSet<()>>,
 }
 
 struct Line {
@@ -62,6 +67,9 @@ struct Line {
 }
 
 type Body = BoxBody<Bytes, hyper::Error>;
+
+// `check` waits 15 s for an answer, and 20 s more before it removes what got none.
+const LATE: Duration = Duration::from_secs(18);
 
 /// An error whose only meaning is that the connection ends here.
 #[derive(Debug)]
@@ -82,6 +90,7 @@ impl Faults {
             client: Client::builder(TokioExecutor::new()).build_http(),
             script: Mutex::default(),
             journal: Mutex::default(),
+            late: Mutex::default(),
         });
         let mut server = JoinSet::new();
         server.spawn(accept(listener, Arc::clone(&shared)));
@@ -166,7 +175,10 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Dropped> {
         let mut seen = Seen::of(&request);
         seen.fault = self.fault_for(&seen);
         let head = request.method() == http::Method::HEAD;
@@ -192,6 +204,7 @@ impl Shared {
             None => keep_secrets(&service, self.forward(request).await?).await?,
             Some(Fault::Drop) => return Err(Dropped),
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::LandLate) => self.land_late(request, number).await?,
             Some(Fault::LoseAnswer) => {
                 drop(self.forward(request).await?.into_body().collect().await);
                 return Err(Dropped);
@@ -205,6 +218,25 @@ impl Shared {
         };
         self.journal.lock().unwrap()[number].status = Some(answer.status());
         Ok(answer)
+    }
+
+    /// Forwards a request a while after its sender stopped waiting.
+    async fn land_late(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        number: usize,
+    ) -> Result<Response<Body>, Dropped> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
+        let shared = Arc::clone(self);
+        // The connection ends before, and what it waits for with it.
+        self.late.lock().unwrap().spawn(async move {
+            tokio::time::sleep(LATE).await;
+            let answer = shared.forward(Request::from_parts(parts, whole(body)));
+            let status = answer.await.map(|answer| answer.status());
+            shared.journal.lock().unwrap()[number].status = status.ok();
+        });
+        std::future::pending().await
     }
 
     fn fault_for(&self, seen: &Seen) -> Option<Fault> {
@@ -247,7 +279,7 @@ fn refuse(fault: Fault, head: bool) -> Response<Body> {
         Fault::AccessDenied => (StatusCode::FORBIDDEN, "AccessDenied"),
         Fault::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "PreconditionFailed"),
         Fault::ErrorInside => (StatusCode::OK, "InternalError"),
-        Fault::SlowDown | Fault::Drop | Fault::LoseAnswer | Fault::Hang => {
+        Fault::SlowDown | Fault::Drop | Fault::LoseAnswer | Fault::Hang | Fault::LandLate => {
             (StatusCode::SERVICE_UNAVAILABLE, "SlowDown")
         }
     };

@@ -1,11 +1,13 @@
 //! Buckets: whether each is there, where it was said to be, and keeps versions and locks.
 
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
+use replicator_config::policies::{bucket_arn, objects_arn};
 use replicator_config::{Account, Service};
+use replicator_core::rule::BucketRef;
 
-use super::access::{self, CallingPrincipal, Resource, ask, grant};
+use super::access::{self, CallingPrincipal, DocumentSet, Needed, ask};
 use super::delivery::Notifications;
-use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, Severity};
+use super::finding::{CheckName, Finding, Fix, Section, Severity, cli_options};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 use crate::s3::accounts::{AccountClients, beside_access_points};
 
@@ -13,9 +15,11 @@ use crate::s3::accounts::{AccountClients, beside_access_points};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BucketPlace<'a> {
     pub(super) bucket: &'a str,
+    pub(super) name: &'a BucketRef,
     pub(super) account: &'a Account,
     pub(super) clients: &'a AccountClients,
     pub(super) principal: Option<&'a CallingPrincipal>,
+    pub(super) documents: &'a DocumentSet<'a>,
 }
 
 /// What S3 says of a bucket.
@@ -60,32 +64,40 @@ impl BucketPlace<'_> {
         format!("s3://{}", self.bucket)
     }
 
-    fn arn(&self) -> String {
-        let start = access::arn_start(&self.account.region);
-        format!("{start}:s3:::{}", self.bucket)
+    /// Returns what permits a denied request about the bucket itself.
+    pub(super) fn fixes(
+        &self,
+        attributes: &BucketState,
+        refusal: &Refusal,
+        action: &str,
+    ) -> Vec<Fix> {
+        let arn = bucket_arn(self.account, self.bucket);
+        let needed = Needed::of(action, &arn).in_foreign(self.foreign(attributes));
+        self.documents.fixes(refusal, needed)
     }
 
-    /// Returns the resource of requests about the bucket itself.
-    pub(super) fn whole(&self, attributes: &BucketState) -> Resource {
-        Resource {
-            arn: self.arn(),
-            policy: (PolicyKind::Bucket, self.bucket.to_owned()),
-            is_foreign: attributes.is_foreign,
-        }
+    /// Returns what permits a denied request about objects with a prefix.
+    pub(super) fn fixes_of_objects(
+        &self,
+        (attributes, prefix): (&BucketState, &str),
+        refusal: &Refusal,
+        action: &str,
+    ) -> Vec<Fix> {
+        let arn = objects_arn(self.account, self.bucket, prefix);
+        let needed = Needed::of(action, &arn).in_foreign(self.foreign(attributes));
+        self.documents.fixes(refusal, needed)
     }
 
-    /// Returns the resource of requests about objects with a prefix.
-    pub(super) fn objects(&self, attributes: &BucketState, prefix: &str) -> Resource {
-        Resource {
-            arn: format!("{}/{prefix}*", self.arn()),
-            ..self.whole(attributes)
-        }
+    /// Returns the bucket if it is in another account than the principal, or may be.
+    fn foreign(&self, attributes: &BucketState) -> Option<&BucketRef> {
+        let is_own = attributes.is_foreign == Some(false);
+        (!is_own && self.principal.is_some()).then_some(self.name)
     }
 
-    fn command(&self, operation: &str, rest: &str) -> Fix {
+    pub(super) fn command(&self, operation: &str, rest: &str) -> Fix {
         Fix::command(format!(
             "aws s3api {operation}{} --bucket {} {rest}",
-            access::cli_options(self.account, Service::S3),
+            cli_options(self.account, Service::S3),
             self.bucket
         ))
     }
@@ -304,12 +316,7 @@ pub(super) fn unread(
     let operation = action.trim_start_matches("s3:");
     let what = format!("{operation} got no answer: {}", refusal.words);
     let fix = match refusal.kind == RefusalKind::Denied {
-        true => grant(
-            place.principal,
-            refusal,
-            &[action],
-            &place.whole(attributes),
-        ),
+        true => place.fixes(attributes, refusal, action),
         false => vec![Fix::advice(
             "look it up by other means: the endpoint may not know this request",
         )],
@@ -359,6 +366,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::check::access::tests::{documents_of, plain_settings};
     use crate::metrics::Metrics;
     use crate::s3::accounts::Accounts;
 
@@ -397,12 +405,21 @@ mod tests {
         accounts.get(&account.name).unwrap().clone()
     }
 
+    /// A place whose name and documents live as long as the tests.
     fn place<'a>(account: &'a Account, clients: &'a AccountClients) -> BucketPlace<'a> {
+        let settings = Box::leak(Box::new(plain_settings()));
+        let documents = documents_of(settings);
+        let name = BucketRef {
+            account: account.name.clone(),
+            bucket: "orders".try_into().unwrap(),
+        };
         BucketPlace {
             bucket: "orders",
+            name: Box::leak(Box::new(name)),
             account,
             clients,
             principal: None,
+            documents: Box::leak(Box::new(documents)),
         }
     }
 

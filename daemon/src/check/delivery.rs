@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use aws_sdk_s3::operation::get_bucket_notification_configuration::GetBucketNotificationConfigurationOutput;
 use aws_sdk_s3::types::{Event, FilterRuleName, NotificationConfigurationFilter};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use replicator_config::Account;
+use replicator_config::policies::{DocumentKind, bucket_arn};
+use replicator_config::{Account, likely_partition};
 use serde_json::{Value, json};
 
-use super::access::{self, Asked};
-use super::file::partition_of;
-use super::finding::{CheckName, Finding, Fix, PolicyKind, with_field};
+use super::access::{self, Asked, DocumentSet};
+use super::finding::{CheckName, Finding, Fix, with_field};
 use super::notification::Way;
 use super::queues;
 use crate::s3::accounts::AccountClients;
@@ -52,20 +52,12 @@ pub(super) type Topics = BTreeMap<String, Asked<Vec<String>>>;
 impl Notifications {
     pub(super) fn from_answer(answer: &GetBucketNotificationConfigurationOutput) -> Self {
         let queues = answer.queue_configurations().iter().map(|one| {
-            let filter = one.filter();
-            target(
-                (Kind::Queue, one.queue_arn(), one.id()),
-                one.events(),
-                filter,
-            )
+            let named = (Kind::Queue, one.queue_arn(), one.id());
+            target(named, one.events(), one.filter())
         });
         let topics = answer.topic_configurations().iter().map(|one| {
-            let filter = one.filter();
-            target(
-                (Kind::Topic, one.topic_arn(), one.id()),
-                one.events(),
-                filter,
-            )
+            let named = (Kind::Topic, one.topic_arn(), one.id());
+            target(named, one.events(), one.filter())
         });
         let functions = answer.lambda_function_configurations().iter().map(|one| {
             let named = (Kind::Function, one.lambda_function_arn(), one.id());
@@ -146,8 +138,7 @@ pub(super) fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
         source_arn,
         account: way.owner.clone(),
     };
-    let start = access::arn_start(&way.account.region);
-    let bucket = format!("{start}:s3:::{}", way.rule.source.bucket);
+    let bucket = bucket_arn(way.account, way.rule.source.bucket.as_str());
     let ours = way.ours();
     let leads_here = |topic: &str| {
         let queues = way.topics.get(topic).and_then(|asked| asked.as_ref().ok());
@@ -223,40 +214,39 @@ pub(super) fn evaluate(policy: Option<&str>, queue_arn: &str, sender: &Sender) -
     }
 }
 
-/// Returns the statement that lets a sender send.
-pub(super) fn statement(queue_arn: &str, sender: &Sender) -> Value {
+/// Returns the statement that lets SNS or EventBridge send, which `policies` knows nothing of: the
+/// configuration does not name what stands between bucket and queue.
+fn statement(queue_arn: &str, sender: &Sender) -> Value {
     let statement = json!({
         "Effect": "Allow",
         "Principal": {"Service": sender.service.principal()},
         "Action": "sqs:SendMessage",
         "Resource": queue_arn,
     });
-    let mut condition = json!({});
-    if let Some(arn) = &sender.source_arn {
-        condition = with_field(condition, "ArnEquals", json!({"aws:SourceArn": arn}));
-    }
-    // Any account's rules send by this principal.
-    if sender.service == Service::EventBridge
-        && let [_, partition, _, region, owner, ..] =
-            queue_arn.split(':').collect::<Vec<_>>().as_slice()
-    {
-        let rules = format!("arn:{partition}:events:{region}:{owner}:rule/*");
-        condition = with_field(condition, "ArnLike", json!({"aws:SourceArn": rules}));
-    }
-    let account = sender.account.as_ref();
-    if let Some(account) = account.filter(|_| sender.service == Service::S3) {
-        let is_owner = json!({"aws:SourceAccount": account});
-        condition = with_field(condition, "StringEquals", is_owner);
-    }
-    match condition == json!({}) {
-        true => statement,
-        false => with_field(statement, "Condition", condition),
-    }
+    let condition = match (&sender.source_arn, queue_arn.split(':').collect::<Vec<_>>()) {
+        (Some(arn), _) => json!({"ArnEquals": {"aws:SourceArn": arn}}),
+        // Any account's rules send by this principal.
+        (None, parts) => match parts.as_slice() {
+            [_, partition, _, region, owner, ..] => {
+                let rules = format!("arn:{partition}:events:{region}:{owner}:rule/*");
+                json!({"ArnLike": {"aws:SourceArn": rules}})
+            }
+            _ => return statement,
+        },
+    };
+    with_field(statement, "Condition", condition)
 }
 
 /// Returns what is to be added to a queue's policy.
-pub(super) fn fix(queue_arn: &str, sender: &Sender) -> Fix {
-    Fix::statement(PolicyKind::Queue, queue_arn, statement(queue_arn, sender))
+pub(super) fn fixes(queue_arn: &str, sender: &Sender, documents: &DocumentSet<'_>) -> Vec<Fix> {
+    match sender.service {
+        Service::S3 => documents.of_sender(queue_arn),
+        Service::Sns | Service::EventBridge => {
+            let statement = statement(queue_arn, sender);
+            let kind = DocumentKind::QueuePolicy;
+            vec![Fix::statement(kind, queue_arn, statement)]
+        }
+    }
 }
 
 /// One value, or several of them.
@@ -373,7 +363,7 @@ fn matches_glob(pattern: &str, text: &str, ignores_case: bool) -> bool {
 }
 
 /// Reports a topic of which it is not known where it leads.
-pub(super) fn unread_topic(topic: &str, refusal: &Refusal) -> Finding {
+pub(super) fn unread_topic(topic: &str, refusal: &Refusal, reader: &str) -> Finding {
     let what = format!(
         "the subscriptions of the topic could not be read: {}",
         refusal.words
@@ -381,9 +371,8 @@ pub(super) fn unread_topic(topic: &str, refusal: &Refusal) -> Finding {
     let why = "whether the topic passes the events on to the queue is not known";
     let statement =
         json!({"Effect": "Allow", "Action": "sns:ListSubscriptionsByTopic", "Resource": topic});
-    let reader = "the principal that reads the source bucket";
     let fix = match refusal.kind == RefusalKind::Denied {
-        true => Fix::statement(PolicyKind::Identity, reader, statement),
+        true => Fix::statement(DocumentKind::Permissions, reader, statement),
         false => Fix::command(format!(
             "aws sns list-subscriptions-by-topic --topic-arn {topic}"
         )),
@@ -404,11 +393,7 @@ pub(super) async fn read_topic(
     (account, clients): (&Account, &AccountClients),
 ) -> Asked<Vec<String>> {
     let region = topic.split(':').nth(3).unwrap_or(&account.region);
-    let suffix = partition_of(region).map_or("amazonaws.com", |partition| partition.dns_suffix);
-    let url = match &account.endpoint {
-        Some(endpoint) => format!("{endpoint}/"),
-        None => format!("https://sns.{region}.{suffix}/"),
-    };
+    let url = sns_url(account, region);
     let mut queues = Vec::new();
     let mut token: Option<String> = None;
     for _ in 0..PAGES_MAX {
@@ -436,6 +421,26 @@ pub(super) async fn read_topic(
         token = next;
     }
     Ok(queues)
+}
+
+/// Returns the endpoint of SNS, as the endpoint rules of the SDK do:
+/// <https://docs.aws.amazon.com/general/latest/gr/sns.html>
+fn sns_url(account: &Account, region: &str) -> String {
+    if let Some(endpoint) = &account.endpoint {
+        return format!("{endpoint}/");
+    }
+    let partition = likely_partition(region);
+    let suffix = match account.use_dualstack {
+        true => partition.dual_stack_suffix,
+        false => partition.dns_suffix,
+    };
+    // The plain endpoints of GovCloud are FIPS endpoints.
+    let is_gov = partition.name == "aws-us-gov" && !account.use_dualstack;
+    let host = match account.use_fips && !is_gov {
+        true => "sns-fips",
+        false => "sns",
+    };
+    format!("https://{host}.{region}.{suffix}/")
 }
 
 /// Reads a page of subscriptions: the queues that are subscribed, and where the next page begins.
@@ -474,6 +479,17 @@ mod tests {
         }
     }
 
+    fn of_s3() -> Value {
+        json!({
+            "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"},
+            "Action": "sqs:SendMessage", "Resource": QUEUE,
+            "Condition": {
+                "ArnEquals": {"aws:SourceArn": BUCKET},
+                "StringEquals": {"aws:SourceAccount": "111111111111"},
+            },
+        })
+    }
+
     fn of(statements: Value) -> Verdict {
         let policy = json!({"Version": "2012-10-17", "Statement": statements}).to_string();
         evaluate(Some(&policy), QUEUE, &s3())
@@ -483,11 +499,6 @@ mod tests {
     fn the_statement_that_is_printed_lets_its_sender_send() {
         let topic = "arn:aws:sns:eu-west-1:111111111111:orders";
         let senders = [
-            s3(),
-            Sender {
-                account: None,
-                ..s3()
-            },
             Sender {
                 service: Service::Sns,
                 source_arn: Some(topic.to_owned()),
@@ -515,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_statement_counts_only_if_every_part_of_it_names_the_sender() {
-        let good = statement(QUEUE, &s3());
+        let good = of_s3();
         let with = |key: &str, value: Value| {
             let mut changed = good.clone();
             changed[key] = value;
@@ -579,7 +590,7 @@ mod tests {
                 "Effect": "Deny", "Principal": "*", "Action": "*", "Resource": QUEUE,
                 "Condition": condition,
             });
-            of(json!([statement(QUEUE, &s3()), deny]))
+            of(json!([of_s3(), deny]))
         };
         let plain = json!({"Bool": {"aws:SecureTransport": "false"}});
         assert_eq!(deny(plain), Verdict::Lets);
@@ -607,6 +618,56 @@ mod tests {
                 "{pattern} {text}"
             );
         }
+    }
+
+    #[test]
+    fn sns_is_asked_at_the_endpoint_that_the_account_chooses() {
+        let cases = [
+            (
+                "eu-west-1",
+                false,
+                false,
+                "https://sns.eu-west-1.amazonaws.com/",
+            ),
+            (
+                "us-east-1",
+                true,
+                false,
+                "https://sns-fips.us-east-1.amazonaws.com/",
+            ),
+            ("us-east-1", false, true, "https://sns.us-east-1.api.aws/"),
+            (
+                "us-east-1",
+                true,
+                true,
+                "https://sns-fips.us-east-1.api.aws/",
+            ),
+            (
+                "us-gov-west-1",
+                true,
+                false,
+                "https://sns.us-gov-west-1.amazonaws.com/",
+            ),
+            (
+                "cn-north-1",
+                false,
+                false,
+                "https://sns.cn-north-1.amazonaws.com.cn/",
+            ),
+        ];
+        for (region, use_fips, use_dualstack, expected) in cases {
+            let account = Account {
+                use_fips,
+                use_dualstack,
+                ..Account::default()
+            };
+            assert_eq!(sns_url(&account, region), expected);
+        }
+        let account = Account {
+            endpoint: Some("http://127.0.0.1:4566".to_owned()),
+            ..Account::default()
+        };
+        assert_eq!(sns_url(&account, "eu-west-1"), "http://127.0.0.1:4566/");
     }
 
     #[test]

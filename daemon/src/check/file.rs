@@ -1,7 +1,7 @@
 //! What the file alone shows: nothing that it may not say, and much that is rarely meant; which
 //! queues it names.
 
-use replicator_config::{Account, Service, Settings, line_of};
+use replicator_config::{Account, Service, Settings, line_of, partition_of};
 use replicator_core::object::Timestamp;
 use replicator_core::rule::{Encryption, ReplicaKey, Rule};
 use time::format_description::well_known::Rfc3339;
@@ -214,57 +214,6 @@ pub(super) fn queue_places(settings: &Settings) -> Vec<QueuePlace<'_>> {
         .collect()
 }
 
-/// A partition of AWS: Regions that share accounts, names and the form of ARNs.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Partition {
-    /// As ARNs have it.
-    pub(super) name: &'static str,
-    /// What hosts end with.
-    pub(super) dns_suffix: &'static str,
-    /// How names of its Regions begin, before their direction and number.
-    areas: &'static [&'static str],
-}
-
-// The Region patterns of the endpoint rules that the SDK of AWS resolves with:
-// https://github.com/boto/botocore/blob/develop/botocore/data/partitions.json
-const PARTITIONS: [Partition; 8] = [
-    partition(
-        "aws",
-        "amazonaws.com",
-        &["us", "eu", "ap", "sa", "ca", "me", "af", "il", "mx"],
-    ),
-    partition("aws-cn", "amazonaws.com.cn", &["cn"]),
-    partition("aws-us-gov", "amazonaws.com", &["us-gov"]),
-    partition("aws-iso", "c2s.ic.gov", &["us-iso"]),
-    partition("aws-iso-b", "sc2s.sgov.gov", &["us-isob"]),
-    partition("aws-iso-e", "cloud.adc-e.uk", &["eu-isoe"]),
-    partition("aws-iso-f", "csp.hci.ic.gov", &["us-isof"]),
-    partition("aws-eusc", "amazonaws.eu", &["eusc-de"]),
-];
-
-const fn partition(
-    name: &'static str,
-    dns_suffix: &'static str,
-    areas: &'static [&'static str],
-) -> Partition {
-    Partition {
-        name,
-        dns_suffix,
-        areas,
-    }
-}
-
-/// Finds the partition that has a Region, by the form of its name.
-pub(super) fn partition_of(region: &str) -> Option<&'static Partition> {
-    let (rest, number) = region.rsplit_once('-')?;
-    let (area, direction) = rest.rsplit_once('-')?;
-    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    let is_word =
-        !direction.is_empty() && direction.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let has = |partition: &&Partition| partition.areas.contains(&area);
-    PARTITIONS.iter().find(has).filter(|_| is_number && is_word)
-}
-
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
@@ -333,34 +282,5 @@ mod tests {
         let fine = "encryption = { mode = \"kms\", key = \"arn:aws:kms:us-east-1:222222222222:key/1\" }\n\
             since = \"2026-01-01T00:00:00Z\"\nfilter = { prefix = \"in/\" }";
         assert_eq!(found(fine), []);
-    }
-
-    #[test]
-    fn a_region_is_of_the_partition_whose_pattern_it_has() {
-        let cases = [
-            ("eu-west-1", Some("aws")),
-            ("ap-southeast-7", Some("aws")),
-            ("mx-central-1", Some("aws")),
-            ("cn-north-1", Some("aws-cn")),
-            ("us-gov-west-1", Some("aws-us-gov")),
-            ("us-iso-east-1", Some("aws-iso")),
-            ("us-isob-east-1", Some("aws-iso-b")),
-            ("eu-isoe-west-1", Some("aws-iso-e")),
-            ("us-isof-south-1", Some("aws-iso-f")),
-            ("eusc-de-east-1", Some("aws-eusc")),
-            ("eu-west", None),
-            ("eu-west-1a", None),
-            ("euwest1", None),
-            ("xx-west-1", None),
-            ("us-gov-1", Some("aws")),
-            ("", None),
-        ];
-        for (region, expected) in cases {
-            assert_eq!(
-                partition_of(region).map(|found| found.name),
-                expected,
-                "{region}"
-            );
-        }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write};
 
+use replicator_config::policies::DocumentKind;
+use replicator_config::{Account, Service};
 use replicator_core::rule::Rule;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,6 +103,8 @@ pub enum CheckName {
     QueueSend,
     /// What sends the events may send them to the queue.
     QueuePolicy,
+    /// What sends the events may use the key that the queue is encrypted under.
+    QueueKey,
     /// A queue keeps messages as long as it can.
     QueueRetention,
     /// SQS moves no message away too early.
@@ -199,42 +203,18 @@ pub enum Fix {
     },
 }
 
-/// A policy document, by its kind and by what it belongs to.
+/// A policy document, as `s3-replicator policies` names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyDocument {
     /// Its kind.
-    pub policy: PolicyKind,
-    /// The role, user, bucket, queue or topic.
-    pub of: String,
-}
-
-/// The kind of a policy document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyKind {
-    /// What a principal may do.
-    #[strum(serialize = "identity policy")]
-    Identity,
-    /// Which principals may assume a role.
-    #[strum(serialize = "trust policy")]
-    Trust,
-    /// Which principals may do what with a bucket.
-    #[strum(serialize = "bucket policy")]
-    Bucket,
-    /// Which principals may do what with a queue.
-    #[strum(serialize = "queue policy")]
-    Queue,
-    /// Which principals may do what with a topic.
-    #[strum(serialize = "topic policy")]
-    Topic,
-    /// Which principals may do what with a key.
-    #[strum(serialize = "key policy")]
-    Key,
+    pub kind: DocumentKind,
+    /// The ARN of the role, user, bucket, access point, queue or key.
+    pub attached_to: String,
 }
 
 impl fmt::Display for PolicyDocument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.policy, self.of)
+        write!(f, "{} of {}", self.kind, self.attached_to)
     }
 }
 
@@ -249,11 +229,25 @@ impl Fix {
         Self::Command { command }
     }
 
-    pub(crate) fn statement(policy: PolicyKind, of: impl Into<String>, statement: Value) -> Self {
-        let of = of.into();
+    pub(crate) fn statement(
+        kind: DocumentKind,
+        attached_to: impl Into<String>,
+        statement: Value,
+    ) -> Self {
+        let attached_to = attached_to.into();
         Self::Statement {
-            document: PolicyDocument { policy, of },
+            document: PolicyDocument { kind, attached_to },
             statement,
+        }
+    }
+}
+
+impl Fix {
+    /// Returns the statement, if it is one.
+    pub(crate) fn into_statement(self) -> Option<Value> {
+        match self {
+            Self::Statement { statement, .. } => Some(statement),
+            Self::Command { .. } | Self::Config { .. } | Self::Advice { .. } => None,
         }
     }
 }
@@ -479,6 +473,21 @@ fn write_wrapped(text: &mut String, lead: &str, words: &str) -> fmt::Result {
     writeln!(text, "{}", line.trim_end())
 }
 
+/// Writes the options of the AWS CLI that reach an account's service as the daemon does.
+pub(super) fn cli_options(account: &Account, service: Service) -> String {
+    let mut options = format!(" --region {}", account.region);
+    if let Some(endpoint) = account.endpoint_of(service) {
+        options.push_str(" --endpoint-url ");
+        options.push_str(endpoint);
+    }
+    options
+}
+
+/// Quotes a word for a shell.
+pub(super) fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -507,7 +516,7 @@ mod tests {
     fn a_finding_is_the_same_after_a_way_through_json() {
         let statement = serde_json::json!({"Effect": "Allow"});
         let finding = Finding::problem(CheckName::QueuePolicy, "orders", "no", "why").fixed_by([
-            Fix::statement(PolicyKind::Queue, "orders", statement),
+            Fix::statement(DocumentKind::QueuePolicy, "orders", statement),
             Fix::Config {
                 line: Some(3),
                 key: "rules[0].since".to_owned(),
@@ -518,7 +527,12 @@ mod tests {
         assert_eq!(json["check"], "queue-policy");
         assert_eq!(json["severity"], "problem");
         assert_eq!(json["where"], "orders");
-        assert_eq!(json["fix"][0]["document"]["policy"], "queue");
+        assert_eq!(json["fix"][0]["document"]["kind"], "queue-policy");
         assert_eq!(serde_json::from_value::<Finding>(json).unwrap(), finding);
+    }
+
+    #[test]
+    fn what_is_pasted_into_a_shell_stays_one_word() {
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
     }
 }

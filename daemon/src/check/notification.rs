@@ -8,9 +8,8 @@ use replicator_config::{Account, Service};
 use replicator_core::rule::Rule;
 use serde_json::{Value, json};
 
-use super::access::{self, shell_quoted};
 use super::delivery::{Kind, NotificationTarget, Notifications, Topics, unread_topic};
-use super::finding::{CheckName, Finding, Fix, with_field};
+use super::finding::{CheckName, Finding, Fix, cli_options, shell_quoted, with_field};
 use crate::s3::accounts::error::Refusal;
 
 impl NotificationTarget {
@@ -133,6 +132,8 @@ pub(super) struct Way<'a> {
     pub(super) account: &'a Account,
     /// The AWS account that owns the bucket, where that is known.
     pub(super) owner: Option<String>,
+    /// The principal that asks.
+    pub(super) reader: &'a str,
     pub(super) notifications: &'a Notifications,
     pub(super) topics: &'a Topics,
     /// The ARNs of the queues that events may come from.
@@ -177,7 +178,7 @@ impl<'a> Way<'a> {
         if !coverage.is_reached && !unknown.is_empty() {
             return unknown
                 .into_iter()
-                .map(|(topic, refusal)| unread_topic(topic, refusal))
+                .map(|(topic, refusal)| unread_topic(topic, refusal, self.reader))
                 .collect();
         }
         if !coverage.is_reached {
@@ -206,8 +207,12 @@ impl<'a> Way<'a> {
         let why = "no event of this bucket comes to the daemon, and nothing of it is replicated";
         if let ([topic], Some(queue)) = (topics.as_slice(), self.queues.first()) {
             let what = format!("its topic {topic} does not pass its events on to {queue}");
+            let endpoint = self.account.endpoint.iter();
+            let endpoint: String = endpoint
+                .map(|url| format!(" --endpoint-url {url}"))
+                .collect();
             let command = format!(
-                "aws sns subscribe --region {} --topic-arn {topic} --protocol sqs --notification-endpoint {queue}",
+                "aws sns subscribe --region {}{endpoint} --topic-arn {topic} --protocol sqs --notification-endpoint {queue}",
                 self.account.region
             );
             return Finding::problem(CheckName::NotificationTopic, self.bucket(), what, why)
@@ -259,8 +264,7 @@ impl<'a> Way<'a> {
 
     fn bridged(&self) -> Finding {
         let queue = self.queues.first().map_or("the queue", String::as_str);
-        let what =
-            "its events go to EventBridge; which of its rules sends them on is not known here";
+        let what = "not proved: its events go to EventBridge, whose rules are not asked";
         let why = "an EventBridge rule that is missing, or too narrow, loses events without a word";
         let pattern = json!({
             "source": ["aws.s3"],
@@ -302,7 +306,7 @@ impl<'a> Way<'a> {
         }
         let command = format!(
             "aws s3api put-bucket-notification-configuration{} --bucket {} --notification-configuration {}",
-            access::cli_options(self.account, Service::S3),
+            cli_options(self.account, Service::S3),
             self.rule.source.bucket,
             shell_quoted(&self.configuration(&kept).to_string())
         );
@@ -428,7 +432,7 @@ fn common_start<'a>(mut texts: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::access::Asked;
+    use crate::check::access::{ASK_TIMEOUT, Asked};
 
     const QUEUE: &str = "arn:aws:sqs:eu-west-1:111111111111:orders-events";
     const OTHER: &str = "arn:aws:sqs:eu-west-1:111111111111:elsewhere";
@@ -493,6 +497,7 @@ mod tests {
                 rules: &[rule],
                 account: &account,
                 owner: None,
+                reader: "the principal that signs",
                 notifications,
                 topics,
                 queues: &queues,
@@ -671,7 +676,7 @@ mod tests {
         assert_eq!(of(Ok(vec![QUEUE.to_owned()])), []);
         let check = CheckName::NotificationTopic;
         assert_eq!(of(Ok(vec![OTHER.to_owned()])), [(check, Problem)]);
-        let silent = Refusal::unanswered(access::ASK_TIMEOUT);
+        let silent = Refusal::unanswered(ASK_TIMEOUT);
         assert_eq!(of(Err(silent)), [(check, Unasked)]);
     }
 

@@ -1,12 +1,17 @@
 //! Objects: whether those of a rule can be listed and read at its source, and what its destination
-//! holds. Nothing is written.
+//! holds; and the KMS keys that a rule names for them: whether each is there and can be used. Nothing
+//! is written, and that the principal may use a key through S3 alone no question shows.
 
+use aws_sdk_s3::types::ObjectVersion;
+use replicator_config::{Account, Service};
 use replicator_core::object::Key;
 use replicator_core::rule::{History, Rule};
 
-use super::access::{ask, grant};
+use super::access::{DocumentSet, Needed, ask};
 use super::buckets::{Asked, BucketPlace, unread};
-use super::finding::{CheckName, Finding, Fix, Section, Severity};
+use super::finding::{CheckName, Finding, Fix, Section, Severity, cli_options};
+use crate::kms::{KeyReport, KeySide, KeyState, KeyUse};
+use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 
 /// A version of an object that a rule is about.
@@ -32,17 +37,7 @@ pub(super) async fn try_source(asked: Asked<'_>, rule: &Rule, section: &mut Sect
         Err(refusal) => return section.add([unlisted(asked, &refusal, CheckName::SourceList)]),
     };
     section.fine(format!("{} can be listed", place.url()));
-    let is_of_rule =
-        |key: &str| Key::try_from(key).is_ok_and(|key| rule.filter.admits_key(&key).is_ok());
-    let sample = listed.versions().iter().find_map(|version| {
-        let key = version.key().filter(|key| is_of_rule(key))?;
-        // An empty object has no first byte.
-        let version = version.version_id().filter(|_| version.size() > Some(0))?;
-        Some(Sample {
-            key: key.to_owned(),
-            version: version.to_owned(),
-        })
-    });
+    let sample = find_sample(place, rule, listed.versions()).await;
     match sample {
         Some(sample) => {
             let reads = read_sample(asked, rule, &sample).await;
@@ -57,6 +52,65 @@ pub(super) async fn try_source(asked: Asked<'_>, rule: &Rule, section: &mut Sect
         }
         None => section.add([no_sample(place, rule, listed.is_truncated() == Some(true))]),
     }
+}
+
+// Each costs up to two requests; the objects of a bucket are mostly encrypted and tagged alike.
+const CANDIDATES_MAX: usize = 16;
+
+/// Finds a version that the rule takes.
+async fn find_sample(
+    place: BucketPlace<'_>,
+    rule: &Rule,
+    listed: &[ObjectVersion],
+) -> Option<Sample> {
+    let candidates = listed.iter().filter(|version| may_take(rule, version));
+    for version in candidates.take(CANDIDATES_MAX) {
+        let sample = Sample {
+            key: version.key()?.to_owned(),
+            version: version.version_id()?.to_owned(),
+        };
+        if takes(place, rule, &sample).await {
+            return Some(sample);
+        }
+    }
+    None
+}
+
+/// Says whether a rule takes a version, as far as a list tells.
+fn may_take(rule: &Rule, version: &ObjectVersion) -> bool {
+    let key = version.key().and_then(|key| Key::try_from(key).ok());
+    let is_of_rule = key.is_some_and(|key| rule.admits_key(&key).is_ok());
+    let size_bytes = version.size().unwrap_or_default().unsigned_abs();
+    let times = rule.since.zip(version.last_modified());
+    let is_earlier = times.is_some_and(|(since, at)| at.secs() < since.unix_timestamp());
+    // An empty object has no first byte.
+    is_of_rule && size_bytes > 0 && rule.filter.admits_size(size_bytes).is_ok() && !is_earlier
+}
+
+/// Says whether a rule takes a version with its encryption and its tags. One that does not tell
+/// these counts as taken: that it does not is what is to be found.
+async fn takes(place: BucketPlace<'_>, rule: &Rule, sample: &Sample) -> bool {
+    let s3 = &place.clients.s3;
+    if !rule.sse_kms_objects {
+        let head = s3.head_object().bucket(place.bucket).key(&sample.key);
+        let head = ask(head.version_id(&sample.version).send()).await;
+        let encryption = head.ok().and_then(|head| head.server_side_encryption);
+        if encryption.is_some_and(|encryption| encryption.as_str().starts_with("aws:kms")) {
+            return false;
+        }
+    }
+    if !rule.filter.needs_tags() {
+        return true;
+    }
+    let tags = s3
+        .get_object_tagging()
+        .bucket(place.bucket)
+        .key(&sample.key);
+    let tags = ask(tags.version_id(&sample.version).send()).await;
+    tags.map_or(true, |answer| {
+        let tags = answer.tag_set.into_iter().map(|tag| (tag.key, tag.value));
+        rule.filter.admits_tags(&tags.collect()).is_ok()
+    })
 }
 
 fn no_sample(place: BucketPlace<'_>, rule: &Rule, is_truncated: bool) -> Finding {
@@ -125,8 +179,8 @@ async fn read_sample((place, attributes): Asked<'_>, rule: &Rule, sample: &Sampl
     denied
         .map(|(check, action, refusal)| {
             let object = format!("s3://{bucket}/{key}?versionId={version}");
-            let resource = place.objects(attributes, &rule.filter.prefix);
-            let fix = grant(place.principal, &refusal, &[action], &resource);
+            let objects = (attributes, rule.filter.prefix.as_str());
+            let fix = place.fixes_of_objects(objects, &refusal, action);
             let what = format!("{action} is denied: {}", refusal.words);
             Finding::problem(check, object, what, denied_read(check)).fixed_by(fix)
         })
@@ -197,18 +251,8 @@ fn untold((place, attributes): Asked<'_>, prefix: &str, refusal: &Refusal) -> Fi
     );
     let why = "S3 says that a key is absent only to those who may list the bucket; every task that \
          writes a new key is parked";
-    let list = grant(
-        place.principal,
-        refusal,
-        &["s3:ListBucket"],
-        &place.whole(attributes),
-    );
-    let get = grant(
-        place.principal,
-        refusal,
-        &["s3:GetObject"],
-        &place.objects(attributes, prefix),
-    );
+    let list = place.fixes(attributes, refusal, "s3:ListBucket");
+    let get = place.fixes_of_objects((attributes, prefix), refusal, "s3:GetObject");
     let finding = Finding::problem(CheckName::DestinationList, place.url(), what, why);
     finding.fixed_by(list).fixed_by(get)
 }
@@ -221,13 +265,7 @@ fn unread_replica(
     let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied)?;
     let what = format!("what is there may not be read: {}", refusal.words);
     let why = "what a key holds at the destination is read before it is written: tasks are parked";
-    let resource = place.objects(attributes, prefix);
-    let fix = grant(
-        place.principal,
-        &refusal,
-        &["s3:GetObjectVersion"],
-        &resource,
-    );
+    let fix = place.fixes_of_objects((attributes, prefix), &refusal, "s3:GetObjectVersion");
     let finding = Finding::problem(CheckName::DestinationRead, place.url(), what, why);
     Some(finding.fixed_by(fix))
 }
@@ -236,13 +274,116 @@ fn unlisted_uploads((place, attributes): Asked<'_>, refusal: Option<Refusal>) ->
     let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied)?;
     let what = format!("its uploads may not be listed: {}", refusal.words);
     let why = "after a worker is lost, each of its keys waits ten minutes";
-    let actions = ["s3:ListBucketMultipartUploads"];
-    let fix = grant(
-        place.principal,
-        &refusal,
-        &actions,
-        &place.whole(attributes),
-    );
+    let fix = place.fixes(attributes, &refusal, "s3:ListBucketMultipartUploads");
     let finding = Finding::problem(CheckName::DestinationUploads, place.url(), what, why);
     Some(finding.into_warning().fixed_by(fix))
+}
+
+/// Asks about a key as the account that uses it.
+pub(super) async fn judge_key(
+    key: &KeyUse,
+    (account, clients): (&Account, &AccountClients),
+    documents: &DocumentSet<'_>,
+    section: &mut Section,
+) {
+    let name = &key.name;
+    let described = ask(clients.kms.describe_key().key_id(name).send()).await;
+    match described.map(|described| described.key_metadata.map(KeyReport::from)) {
+        Ok(Some(answer)) => match answer.state {
+            Some(KeyState::Invalid | KeyState::Missing) => {
+                section.add([unusable(key, account, &answer)]);
+            }
+            Some(KeyState::Usable) => section.fine(format!("{} key {name} is usable", key.side)),
+            Some(KeyState::Unknown) | None => section.skip(unknown(key, &answer.detail)),
+        },
+        Err(refusal) if refusal.kind == RefusalKind::Absent => {
+            section.add([missing(key, account, &refusal.words)]);
+        }
+        Err(refusal) if refusal.kind == RefusalKind::Denied => {
+            section.add([undescribed(key, &refusal, documents)]);
+        }
+        Ok(None) => section.skip(unknown(key, "the answer is empty")),
+        Err(refusal) => section.skip(unknown(key, &refusal.words)),
+    }
+}
+
+fn unknown(key: &KeyUse, words: &str) -> String {
+    let name = &key.name;
+    format!("whether key {name} can be used (kms:DescribeKey): {words}")
+}
+
+fn undescribed(key: &KeyUse, refusal: &Refusal, documents: &DocumentSet<'_>) -> Finding {
+    let what = format!("kms:DescribeKey is denied: {}", refusal.words);
+    let why = "whether it can be used is not known before an object needs it";
+    let fix = documents.fixes(refusal, Needed::of("kms:DescribeKey", &key.name));
+    Finding::problem(check_of(key.side), &key.name, what, why)
+        .into_unasked()
+        .fixed_by(fix)
+}
+
+fn unusable(key: &KeyUse, account: &Account, answer: &KeyReport) -> Finding {
+    let arn = answer.arn.as_ref().unwrap_or(&key.name);
+    let command = |verb: &str| {
+        let options = cli_options(account, Service::Kms);
+        Fix::command(format!("aws kms {verb} --key-id {arn}{options}"))
+    };
+    let fixes = match answer.detail.as_str() {
+        "Disabled" => vec![command("enable-key")],
+        "PendingDeletion" => vec![command("cancel-key-deletion"), command("enable-key")],
+        _ => vec![Fix::advice(format!(
+            "name an enabled symmetric key of {} that encrypts and decrypts",
+            account.region
+        ))],
+    };
+    let what = format!("the key is not usable: {}", answer.detail);
+    Finding::problem(check_of(key.side), &key.name, what, WHY_USABLE).fixed_by(fixes)
+}
+
+fn missing(key: &KeyUse, account: &Account, words: &str) -> Finding {
+    let advice = format!(
+        "name a key that account {} has in {}",
+        account.name, account.region
+    );
+    let what = format!("there is no such key: {words}");
+    Finding::problem(check_of(key.side), &key.name, what, WHY_USABLE)
+        .fixed_by([Fix::advice(advice)])
+}
+
+const WHY_USABLE: &str = "what needs the key is parked until it can be used";
+
+fn check_of(side: KeySide) -> CheckName {
+    match side {
+        KeySide::Source => CheckName::SourceKey,
+        KeySide::Destination => CheckName::DestinationKey,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::primitives::DateTime;
+
+    use super::*;
+    use crate::check::access::tests::plain_settings;
+
+    #[test]
+    fn a_list_tells_of_keys_sizes_and_times() {
+        let mut rule = plain_settings().rules.remove(0);
+        rule.filter.prefix = "in/".to_owned();
+        rule.filter.size_max = Some(100);
+        rule.since = replicator_core::object::parse_rfc3339("2026-01-01T00:00:00Z");
+        let (earlier, later) = (1_700_000_000, 1_800_000_000);
+        let cases = [
+            ("in/a", 1, later, true),
+            ("out/a", 1, later, false),
+            ("in/a", 101, later, false),
+            // It has no first byte.
+            ("in/a", 0, later, false),
+            ("in/a", 1, earlier, false),
+        ];
+        for (key, size, seconds, expected) in cases {
+            let version = ObjectVersion::builder().key(key).size(size);
+            let version = version.last_modified(DateTime::from_secs(seconds)).build();
+            assert_eq!(may_take(&rule, &version), expected, "{version:?}");
+        }
+    }
 }

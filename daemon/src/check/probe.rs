@@ -1,16 +1,21 @@
 //! `check --probe`: writes an object at the destination as a rule does, reads it, and removes exactly
 //! its versions, also when the command is interrupted. Its name is reserved, and no other object's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Tag, Tagging};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use parking_lot::Mutex;
+use replicator_core::retry::LANDING;
 use replicator_core::rule::Rule;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Asked, Resource, ask, grant, shell_quoted};
+use super::access::{Asked, ask};
 use super::buckets;
-use super::finding::{CheckName, Finding, Fix, Section, Severity};
+use super::finding::{CheckName, Finding, Fix, Section, Severity, shell_quoted};
 use super::objects::RESERVED;
 use crate::reconcile::{Header, headers_of_rule};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
@@ -67,6 +72,8 @@ struct Probe<'a> {
     stop: &'a CancellationToken,
     /// The versions and markers that answers told of.
     made: Mutex<Vec<String>>,
+    /// Whether a write got no answer, and may still take effect.
+    is_unsure: AtomicBool,
 }
 
 impl<'a> Probe<'a> {
@@ -76,7 +83,7 @@ impl<'a> Probe<'a> {
         headers: Vec<Header>,
         stop: &'a CancellationToken,
     ) -> Self {
-        let prefix = rule.rewrite.as_deref().unwrap_or(&rule.filter.prefix);
+        let prefix = destination_prefix(rule);
         Self {
             asked,
             rule,
@@ -84,6 +91,7 @@ impl<'a> Probe<'a> {
             headers,
             stop,
             made: Mutex::default(),
+            is_unsure: AtomicBool::default(),
         }
     }
 
@@ -103,18 +111,29 @@ impl<'a> Probe<'a> {
         format!("s3://{}/{}", self.asked.0.bucket, self.key)
     }
 
-    fn resource(&self) -> Resource {
+    fn fixes(&self, refusal: &Refusal, action: &str) -> Vec<Fix> {
         let (place, attributes) = self.asked;
-        let prefix = self
-            .rule
-            .rewrite
-            .as_deref()
-            .unwrap_or(&self.rule.filter.prefix);
-        place.objects(attributes, prefix)
+        let prefix = destination_prefix(self.rule);
+        place.fixes_of_objects((attributes, prefix), refusal, action)
     }
 
-    /// Writes, and reads what was written. Each request is bounded, and none is cut off: what was
-    /// sent has an answer before it is removed.
+    /// Waits for the answer to a write, and remembers if there is none.
+    async fn ask_to_write<T, E>(
+        &self,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Asked<T>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let answer = ask(call).await;
+        let is_silent = |refusal: &Refusal| refusal.kind == RefusalKind::Silent;
+        if answer.as_ref().is_err_and(is_silent) {
+            self.is_unsure.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Writes, and reads what was written.
     async fn run(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let (version, more) = self.write().await;
@@ -180,7 +199,7 @@ impl<'a> Probe<'a> {
                 request.headers_mut().insert(*name, value.clone());
             }
         });
-        let version = ask(request.send()).await?.version_id;
+        let version = self.ask_to_write(request.send()).await?.version_id;
         self.made.lock().extend(version.clone());
         Ok(version)
     }
@@ -261,7 +280,7 @@ impl<'a> Probe<'a> {
     async fn mark(&self) -> Option<Finding> {
         let place = self.asked.0;
         let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
-        match ask(delete.key(&self.key).send()).await {
+        match self.ask_to_write(delete.key(&self.key).send()).await {
             Ok(marked) => {
                 self.made.lock().extend(marked.version_id);
                 None
@@ -279,20 +298,21 @@ impl<'a> Probe<'a> {
         let s3 = &place.clients.s3_once;
         let check = CheckName::DestinationMultipart;
         let begin = s3.create_multipart_upload().bucket(place.bucket);
-        let begun = match ask(begin.key(&self.key).send()).await {
+        let begun = match self.ask_to_write(begin.key(&self.key).send()).await {
             Ok(begun) => begun,
             Err(refusal) => return Some(self.denied(check, &refusal, "s3:PutObject")),
         };
-        let abort = s3.abort_multipart_upload().bucket(place.bucket);
-        let id = begun.upload_id.unwrap_or_default();
-        let abort = abort.key(&self.key).upload_id(&id);
+        self.abort(&begun.upload_id.unwrap_or_default()).await
+    }
+
+    async fn abort(&self, id: &str) -> Option<Finding> {
+        let (place, check) = (self.asked.0, CheckName::DestinationMultipart);
+        let abort = place.clients.s3_once.abort_multipart_upload();
+        let abort = abort.bucket(place.bucket).key(&self.key).upload_id(id);
         let refusal = ask(abort.send()).await.err()?;
-        let left = Fix::command(format!(
-            "aws s3api abort-multipart-upload --bucket {} --key {} --upload-id {}",
-            place.bucket,
-            shell_quoted(&self.key),
-            shell_quoted(&id)
-        ));
+        let (key, id) = (shell_quoted(&self.key), shell_quoted(id));
+        let rest = format!("--key {key} --upload-id {id}");
+        let left = place.command("abort-multipart-upload", &rest);
         let found = self.denied(check, &refusal, "s3:AbortMultipartUpload");
         Some(found.fixed_by([left]))
     }
@@ -302,10 +322,9 @@ impl<'a> Probe<'a> {
     fn denied(&self, check: CheckName, refusal: &Refusal, action: &str) -> Finding {
         let what = format!("{action} is refused: {}", refusal.words);
         let why = "replicas cannot be written so: their tasks are parked";
-        let place = self.asked.0;
         let is_denied = refusal.kind == RefusalKind::Denied;
         let fix = match is_denied {
-            true => grant(place.principal, refusal, &[action], &self.resource()),
+            true => self.fixes(refusal, action),
             false => vec![Fix::advice(
                 "change what the service names: a header comes from the rule's storage class or \
                  encryption, or from the bucket's own",
@@ -319,21 +338,40 @@ impl<'a> Probe<'a> {
     }
 
     /// Removes every version of the probe object, and its delete markers: those that the bucket
-    /// lists, or where it does not, those that answers told of.
+    /// lists, or where it does not, those that answers told of. What got no answer is given the time
+    /// to take effect before.
     async fn remove(&self) -> Vec<Finding> {
         let place = self.asked.0;
+        let mut left = Vec::new();
+        if self.is_unsure.load(Ordering::Relaxed) {
+            tokio::time::sleep(LANDING).await;
+            left.extend(self.abort_uploads().await);
+        }
         let list = place.clients.s3.list_object_versions().bucket(place.bucket);
         let own = match ask(list.prefix(&self.key).send()).await {
             Ok(listed) => self.own_of(&listed),
             Err(_) => self.made.lock().clone(),
         };
-        let mut left = Vec::new();
         for version in own {
             let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
             let delete = delete.key(&self.key).version_id(&version);
             if let Err(refusal) = ask(delete.send()).await {
                 left.push(self.left(&refusal, &version));
             }
+        }
+        left
+    }
+
+    /// Ends uploads whose beginning got no answer.
+    async fn abort_uploads(&self) -> Vec<Finding> {
+        let place = self.asked.0;
+        let list = place.clients.s3.list_multipart_uploads();
+        let list = list.bucket(place.bucket).prefix(&self.key);
+        let listed = ask(list.send()).await.ok();
+        let begun = listed.and_then(|listed| listed.uploads).unwrap_or_default();
+        let mut left = Vec::new();
+        for id in begun.into_iter().filter_map(|upload| upload.upload_id) {
+            left.extend(self.abort(&id).await);
         }
         left
     }
@@ -361,14 +399,11 @@ impl<'a> Probe<'a> {
             true => "the rule removes versions, which it may not",
             false => "the rule itself removes no versions, so nothing else is amiss",
         };
-        let remove = Fix::command(format!(
-            "aws s3api delete-object --bucket {} --key {} --version-id {version}",
-            place.bucket,
-            shell_quoted(&self.key)
-        ));
+        let key = shell_quoted(&self.key);
+        let rest = format!("--key {key} --version-id {version}");
+        let remove = place.command("delete-object", &rest);
         let is_denied = refusal.kind == RefusalKind::Denied && self.rule.version_deletes;
-        let actions = ["s3:DeleteObjectVersion"];
-        let permit = is_denied.then(|| grant(place.principal, refusal, &actions, &self.resource()));
+        let permit = is_denied.then(|| self.fixes(refusal, "s3:DeleteObjectVersion"));
         let found = Finding {
             severity: match self.rule.version_deletes {
                 true => Severity::Problem,
@@ -380,6 +415,10 @@ impl<'a> Probe<'a> {
             .fixed_by(permit.into_iter().flatten())
             .fixed_by([remove])
     }
+}
+
+fn destination_prefix(rule: &Rule) -> &str {
+    rule.rewrite.as_deref().unwrap_or(&rule.filter.prefix)
 }
 
 /// An object that is retained could not be removed.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use replicator_config::policies::queue_arn;
 use replicator_config::{Account, Service};
 use serde_json::{Value, json};
 
-use super::access::{self, Asked, CallingPrincipal, Resource, ask, grant};
+use super::access::{Asked, DocumentSet, Needed, ask};
 use super::delivery::{self, Sender, Verdict};
-use super::finding::{CheckName, Finding, Fix, PolicyKind, Section, with_field};
-
+use super::finding::{CheckName, Finding, Fix, Section, cli_options, shell_quoted, with_field};
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 
@@ -42,31 +42,19 @@ impl<'a> QueuePlace<'a> {
 
     /// Returns the ARN that the URL stands for.
     pub(super) fn arn(&self) -> String {
-        let account = self.url.rsplit('/').nth(1).unwrap_or_default();
-        let region = &self.account.region;
-        let start = access::arn_start(region);
-        format!("{start}:sqs:{region}:{account}:{}", self.name())
+        queue_arn(self.account, self.url, "")
     }
 
     pub(super) fn title(&self) -> String {
         format!("{} {}", self.purpose, self.url)
     }
 
-    fn resource(&self, principal: Option<&CallingPrincipal>) -> Resource {
-        let account = self.url.rsplit('/').nth(1).unwrap_or_default();
-        Resource {
-            arn: self.arn(),
-            policy: (PolicyKind::Queue, self.arn()),
-            is_foreign: principal.map(|principal| principal.account != account),
-        }
-    }
-
     fn set_attributes(&self, attributes: &Value) -> Fix {
         Fix::command(format!(
             "aws sqs set-queue-attributes{} --queue-url {} --attributes {}",
-            access::cli_options(self.account, Service::Sqs),
+            cli_options(self.account, Service::Sqs),
             self.url,
-            access::shell_quoted(&attributes.to_string())
+            shell_quoted(&attributes.to_string())
         ))
     }
 }
@@ -81,6 +69,7 @@ pub(super) struct QueueAttributes {
     is_fifo: bool,
     deduplication_scope: Option<String>,
     throughput_limit: Option<String>,
+    kms_key: Option<String>,
 }
 
 impl QueueAttributes {
@@ -95,6 +84,7 @@ impl QueueAttributes {
             is_fifo: text(QueueAttributeName::FifoQueue).as_deref() == Some("true"),
             deduplication_scope: text(QueueAttributeName::DeduplicationScope),
             throughput_limit: text(QueueAttributeName::FifoThroughputLimit),
+            kms_key: text(QueueAttributeName::KmsMasterKeyId),
         }
     }
 
@@ -126,14 +116,14 @@ pub(super) async fn read_attributes(
 /// to this queue.
 pub(super) fn judge(
     place: QueuePlace<'_>,
-    (asked, principal): (&Asked<QueueAttributes>, Option<&CallingPrincipal>),
+    (asked, documents): (&Asked<QueueAttributes>, &DocumentSet<'_>),
     senders: &[Sender],
     section: &mut Section,
 ) {
     let attributes = match asked {
         Ok(attributes) => attributes,
         Err(refusal) => {
-            section.add([unread(place, refusal, principal, senders)]);
+            section.add([unread(place, refusal, documents, senders)]);
             return;
         }
     };
@@ -145,11 +135,12 @@ pub(super) fn judge(
             section.add(standard(place, attributes));
             section.add(early_redrive(place, attributes));
             for sender in senders {
-                match sending(place, attributes, sender) {
+                match sending(place, attributes, sender, documents) {
                     Some(finding) => section.add([finding]),
                     None => section.fine(format!("its policy lets {} send", sender_name(sender))),
                 }
             }
+            judge_key(place, attributes, section);
         }
         Purpose::Work => {
             section.add(fifo(place, attributes));
@@ -163,6 +154,27 @@ pub(super) fn judge(
     }
 }
 
+/// Judges the key that the queue is encrypted under. S3, SNS and EventBridge have to be let in by
+/// its policy, and that of the key that AWS manages for SQS can't be changed:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html#compatibility-with-aws-services>
+fn judge_key(place: QueuePlace<'_>, attributes: &QueueAttributes, section: &mut Section) {
+    let Some(key) = &attributes.kms_key else {
+        return;
+    };
+    if !key.ends_with("alias/aws/sqs") {
+        section.skip(format!(
+            "not proved that S3, or what else sends the events, and the daemon may use the queue's \
+             key {key}: only its policy says that (kms:GenerateDataKey and kms:Decrypt)"
+        ));
+        return;
+    }
+    let what = "it is encrypted under alias/aws/sqs, whose policy lets no service send";
+    let why = "S3, SNS and EventBridge cannot send to it: the events are lost without a word";
+    let managed = json!({"KmsMasterKeyId": "", "SqsManagedSseEnabled": "true"});
+    section.add([Finding::problem(CheckName::QueueKey, place.url, what, why)
+        .fixed_by([place.set_attributes(&managed)])]);
+}
+
 fn sender_name(sender: &Sender) -> String {
     match &sender.source_arn {
         Some(arn) => arn.clone(),
@@ -174,7 +186,7 @@ fn sender_name(sender: &Sender) -> String {
 fn unread(
     place: QueuePlace<'_>,
     refusal: &Refusal,
-    principal: Option<&CallingPrincipal>,
+    documents: &DocumentSet<'_>,
     senders: &[Sender],
 ) -> Finding {
     let words = &refusal.words;
@@ -186,11 +198,11 @@ fn unread(
         };
         let what = format!("SQS knows no such queue: {words}");
         return Finding::problem(CheckName::QueueExists, place.url, what, why)
-            .fixed_by([creation(place, senders)]);
+            .fixed_by([creation(place, senders, documents)]);
     }
     let (why, fix) = if refusal.kind == RefusalKind::Denied {
-        let actions = ["sqs:GetQueueAttributes"];
-        let fix = grant(principal, refusal, &actions, &place.resource(principal));
+        let arn = place.arn();
+        let fix = documents.fixes(refusal, Needed::of("sqs:GetQueueAttributes", &arn));
         let why = "whether the queue is as it has to be is not known; replication does without";
         (why, fix)
     } else {
@@ -205,7 +217,7 @@ fn unread(
 }
 
 /// Writes the command that makes a queue as it has to be.
-fn creation(place: QueuePlace<'_>, senders: &[Sender]) -> Fix {
+fn creation(place: QueuePlace<'_>, senders: &[Sender], documents: &DocumentSet<'_>) -> Fix {
     let mut attributes = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
     if place.purpose == Purpose::Work {
         for (name, value) in [("FifoQueue", "true")].iter().chain(&HIGH_THROUGHPUT) {
@@ -214,18 +226,18 @@ fn creation(place: QueuePlace<'_>, senders: &[Sender]) -> Fix {
     }
     if !senders.is_empty() {
         let arn = place.arn();
-        let statements: Vec<Value> = senders
+        let fixes = senders
             .iter()
-            .map(|sender| delivery::statement(&arn, sender))
-            .collect();
+            .flat_map(|sender| delivery::fixes(&arn, sender, documents));
+        let statements: Vec<Value> = fixes.filter_map(Fix::into_statement).collect();
         let policy = json!({"Version": "2012-10-17", "Statement": statements});
         attributes = with_field(attributes, "Policy", json!(policy.to_string()));
     }
     Fix::command(format!(
         "aws sqs create-queue{} --queue-name {} --attributes {}",
-        access::cli_options(place.account, Service::Sqs),
+        cli_options(place.account, Service::Sqs),
         place.name(),
-        access::shell_quoted(&attributes.to_string())
+        shell_quoted(&attributes.to_string())
     ))
 }
 
@@ -345,37 +357,35 @@ fn sending(
     place: QueuePlace<'_>,
     attributes: &QueueAttributes,
     sender: &Sender,
+    documents: &DocumentSet<'_>,
 ) -> Option<Finding> {
     let arn = attributes.arn.clone().unwrap_or_else(|| place.arn());
     let name = sender_name(sender);
     let why = "the events are sent, refused by the queue, and lost without a word";
-    let found = |what: String, fix: Fix| {
-        Some(Finding::problem(CheckName::QueuePolicy, &arn, what, why).fixed_by([fix]))
+    let found = |what: String, fixes: Vec<Fix>| {
+        Some(Finding::problem(CheckName::QueuePolicy, &arn, what, why).fixed_by(fixes))
     };
+    let letting = || delivery::fixes(&arn, sender, documents);
     match delivery::evaluate(attributes.policy.as_deref(), &arn, sender) {
         Verdict::Lets => None,
-        Verdict::Lacks => found(
-            format!("its policy does not let {name} send"),
-            delivery::fix(&arn, sender),
-        ),
+        Verdict::Lacks => found(format!("its policy does not let {name} send"), letting()),
         Verdict::Denies => found(
             format!("a Deny of its policy keeps {name} from sending"),
-            Fix::advice("take that Deny out of the queue's policy, or except the sender from it"),
+            vec![Fix::advice(
+                "take that Deny out of the queue's policy, or except the sender from it",
+            )],
         ),
-        Verdict::Unreadable => found(
-            "its policy is not JSON".to_owned(),
-            delivery::fix(&arn, sender),
-        ),
+        Verdict::Unreadable => found("its policy is not JSON".to_owned(), letting()),
     }
 }
 
 /// Finds out whether the daemon may use a queue, by requests that SQS has to refuse because they
 /// make no sense: nothing is received, sent or deleted by them. What permissions allow is looked at
-/// before.
+/// before. Of a server that takes more than SQS does they ask nothing either.
 pub(super) async fn try_access(
     place: QueuePlace<'_>,
     clients: &AccountClients,
-    principal: Option<&CallingPrincipal>,
+    documents: &DocumentSet<'_>,
     section: &mut Section,
 ) {
     let sqs = &clients.sqs;
@@ -383,8 +393,9 @@ pub(super) async fn try_access(
     if matches!(place.purpose, Purpose::Events | Purpose::Work) {
         let receive = sqs.receive_message().queue_url(place.url);
         let receive = receive
-            .max_number_of_messages(RECEIVED_TOO_MANY)
-            .visibility_timeout(HIDDEN_TOO_LONG);
+            .max_number_of_messages(NO_MESSAGES)
+            .visibility_timeout(0)
+            .wait_time_seconds(0);
         denied.push((
             CheckName::QueueReceive,
             "sqs:ReceiveMessage",
@@ -405,44 +416,31 @@ pub(super) async fn try_access(
             ask(hide.send()).await.err(),
         ));
     }
-    let refusal = match place.purpose {
-        Purpose::Events => None,
-        Purpose::Work => {
-            let send = sqs.send_message_batch().queue_url(place.url);
-            ask(send.set_entries(Some(Vec::new())).send()).await.err()
-        }
-        Purpose::DeadLetter => {
-            let send = sqs.send_message().queue_url(place.url);
-            let send = send.message_body(NO_TEXT).delay_seconds(DELAYED_TOO_LONG);
-            ask(send.send()).await.err()
-        }
-    };
-    denied.push((CheckName::QueueSend, "sqs:SendMessage", refusal));
+    if matches!(place.purpose, Purpose::Work | Purpose::DeadLetter) {
+        let send = sqs.send_message_batch().queue_url(place.url);
+        let refusal = ask(send.set_entries(Some(Vec::new())).send()).await.err();
+        denied.push((CheckName::QueueSend, "sqs:SendMessage", refusal));
+    }
     let before = section.findings.len();
     for (check, action, refusal) in denied {
         let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied);
-        section.add(refusal.map(|refusal| forbidden(place, check, action, &refusal, principal)));
+        section.add(refusal.map(|refusal| forbidden(place, (check, action), &refusal, documents)));
     }
     if section.findings.len() == before {
         section.fine("no permission was found to be lacking");
     }
 }
 
-// Each is outside of what SQS takes, so that the request is refused with any permission:
+// SQS takes 1 to 10, and refuses this with any permission:
 // https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
-const RECEIVED_TOO_MANY: i32 = 11;
-const HIDDEN_TOO_LONG: i32 = 43_201;
-const DELAYED_TOO_LONG: i32 = 901;
+const NO_MESSAGES: i32 = 0;
 const NO_RECEIPT: &str = "s3-replicator-check";
-// A character that no message may have.
-const NO_TEXT: &str = "s3-replicator check \u{1}";
 
 fn forbidden(
     place: QueuePlace<'_>,
-    check: CheckName,
-    action: &str,
+    (check, action): (CheckName, &str),
     refusal: &Refusal,
-    principal: Option<&CallingPrincipal>,
+    documents: &DocumentSet<'_>,
 ) -> Finding {
     let why = match (place.purpose, check) {
         (Purpose::DeadLetter, _) => "what cannot be done has no place, and its messages return",
@@ -450,13 +448,14 @@ fn forbidden(
         _ => "messages cannot be received, or come back after their work is done",
     };
     let what = format!("{action} is denied: {}", refusal.words);
-    let fix = grant(principal, refusal, &[action], &place.resource(principal));
+    let fix = documents.fixes(refusal, Needed::of(action, &place.arn()));
     Finding::problem(check, place.url, what, why).fixed_by(fix)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::access::tests::{documents_of, plain_settings};
     use crate::check::finding::Severity;
 
     const URL: &str = "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-events";
@@ -483,8 +482,9 @@ mod tests {
             url: URL,
             account: &account,
         };
-        let mut section = Section::new("queue");
-        judge(place, (&Ok(attributes(of)), None), &[], &mut section);
+        let (mut section, settings) = (Section::new("queue"), plain_settings());
+        let documents = documents_of(&settings);
+        judge(place, (&Ok(attributes(of)), &documents), &[], &mut section);
         let found = section.findings.iter();
         found.map(|found| (found.check, found.severity)).collect()
     }
@@ -502,7 +502,7 @@ mod tests {
         let five = redrive("{\"deadLetterTargetArn\":\"x\",\"maxReceiveCount\":5}");
         let many = redrive("{\"deadLetterTargetArn\":\"x\",\"maxReceiveCount\":\"1000\"}");
         let work = |more: &[(Name, &'static str)]| [&[kept.clone(), fifo.clone()], more].concat();
-        use CheckName::{QueueRedrive, QueueRetention, QueueThroughput, QueueType};
+        use CheckName::{QueueKey, QueueRedrive, QueueRetention, QueueThroughput, QueueType};
         use Severity::{Problem, Warning};
         let cases = [
             (Purpose::Events, vec![kept.clone()], vec![]),
@@ -517,6 +517,16 @@ mod tests {
                 vec![(QueueRedrive, Warning)],
             ),
             (Purpose::Events, vec![kept.clone(), many.clone()], vec![]),
+            (
+                Purpose::Events,
+                vec![kept.clone(), (Name::KmsMasterKeyId, "alias/aws/sqs")],
+                vec![(QueueKey, Problem)],
+            ),
+            (
+                Purpose::Events,
+                vec![kept.clone(), (Name::KmsMasterKeyId, "alias/events")],
+                vec![],
+            ),
             (
                 Purpose::Events,
                 vec![kept.clone(), fifo.clone()],
@@ -550,8 +560,8 @@ mod tests {
             account: &account,
         };
         let sender = Sender {
-            service: delivery::Service::S3,
-            source_arn: Some("arn:aws:s3:::orders".to_owned()),
+            service: delivery::Service::Sns,
+            source_arn: Some("arn:aws:sns:eu-west-1:111111111111:orders".to_owned()),
             account: None,
         };
         let refusal = Refusal {
@@ -560,8 +570,9 @@ mod tests {
             words: "answered 400".to_owned(),
             region: None,
         };
-        let mut section = Section::new("queue");
-        judge(place, (&Err(refusal), None), &[sender], &mut section);
+        let (mut section, settings) = (Section::new("queue"), plain_settings());
+        let documents = documents_of(&settings);
+        judge(place, (&Err(refusal), &documents), &[sender], &mut section);
         let [finding] = &section.findings[..] else {
             panic!("{section:?}")
         };
