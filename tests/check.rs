@@ -1,6 +1,7 @@
 //! `check` against LocalStack: a set-up that is right passes, and each way to break it is found by
 //! name, with the service's words, why it matters and what puts it right.
 
+mod broken;
 mod probes;
 
 use std::fs;
