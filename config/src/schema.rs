@@ -95,6 +95,7 @@ tables! {
         history: String,
         since: Scalar,
         work_queue: String,
+        reconcile: String,
         unmanaged_objects: String,
         delete_markers: bool,
         version_deletes: bool,

@@ -102,6 +102,7 @@ fn what_the_example_says_arrives() {
             bandwidth_bytes_per_second: NonZeroU64::new(500 << 20),
             requests_per_second: NonZeroU32::new(2000),
         },
+        reconcile: Some(Duration::from_secs(86_400)),
         work_queue: Some(
             "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo".to_owned(),
         ),
@@ -136,6 +137,7 @@ fn what_departs_from_the_defaults_arrives() {
 enabled = false
 priority = -7
 history = "latest"
+reconcile = "24h"
 unmanaged_objects = "keep"
 delete_markers = true
 version_deletes = true
@@ -152,6 +154,7 @@ sse_kms_objects = true
         priority: -7,
         history: History::Latest,
         work_queue: None,
+        reconcile: Some(Duration::from_secs(86_400)),
         unmanaged_objects: UnmanagedObjects::Keep,
         delete_markers: true,
         version_deletes: true,
@@ -277,6 +280,7 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
         history: History::Exact,
         since: None,
         work_queue: None,
+        reconcile: None,
         unmanaged_objects: UnmanagedObjects::Overwrite,
         delete_markers: false,
         version_deletes: false,

@@ -157,6 +157,25 @@ pub fn pair_equal<'a>(
     is_equal.then_some(pairs)
 }
 
+/// Says whether each version and marker may have its replica, as far as lists tell without ETags:
+/// of its kind and size, written no earlier, in order, and the last one last. Between them may be
+/// replicas of versions that the source has lost.
+pub fn may_be_equal(wanted: &[&SourceVersion], shown: &[&SourceVersion]) -> bool {
+    let (wanted, shown) = (coalesce(wanted), coalesce(shown));
+    let may_be = |one: &SourceVersion, other: &SourceVersion| {
+        let is_later = other.version.last_modified >= one.version.last_modified;
+        (one.kind, one.size_bytes) == (other.kind, other.size_bytes) && is_later
+    };
+    let is_shown = match (wanted.last(), shown.last()) {
+        (Some(newest), Some(last)) => may_be(newest, last),
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    let mut left = shown.iter().rev();
+    let mut newest_first = wanted.iter().rev();
+    is_shown && newest_first.all(|one| left.any(|other| may_be(one, other)))
+}
+
 /// A version and its replica.
 pub type VersionPair<'a> = (&'a SourceVersion, &'a SourceVersion);
 

@@ -39,6 +39,9 @@ pub struct Rule {
     /// The FIFO queue that its work goes through, by its URL; without one its only daemon works
     /// from the events queue.
     pub work_queue: Option<String>,
+    /// How often the lists of both buckets are compared for keys that miss something; never when
+    /// absent.
+    pub reconcile: Option<Duration>,
     /// What to do about objects at the destination that the replicator did not write.
     pub unmanaged_objects: UnmanagedObjects,
     /// Whether delete markers are in scope.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use replicator_core::event::Event;
 use replicator_core::failure::Failure;
 use replicator_core::retry::LANDING;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ use crate::ledger::ParkedCounts;
 use crate::ledger::records::TargetKey;
 use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
-use crate::queue::message::{AckAction, AckRequest, DelayedEvents, ReceivedMessage};
+use crate::queue::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::task::Ruleset;
 use in_flight::{CompletedTasks, HandedBack, InFlight};
 use key_queue::KeyQueue;
@@ -42,6 +43,7 @@ pub(crate) struct Dispatch {
     deliveries: mpsc::Receiver<ReceivedMessage>,
     acks: mpsc::Sender<AckRequest>,
     commands: mpsc::Receiver<Command>,
+    rounds: mpsc::Sender<Message>,
     targets: BTreeMap<TargetKey, KeyQueue>,
     in_flight: InFlight,
     delayed: DelayedEvents,
@@ -59,6 +61,8 @@ pub(crate) struct Channels {
     pub(crate) deliveries: mpsc::Receiver<ReceivedMessage>,
     pub(crate) acks: mpsc::Sender<AckRequest>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// For messages that begin, or go on with, a comparison of all keys of a rule.
+    pub(crate) rounds: mpsc::Sender<Message>,
 }
 
 /// What other stations request of the loop.
@@ -68,6 +72,8 @@ pub(crate) enum Command {
     Stats(oneshot::Sender<InFlightStats>),
     /// To try again the parked tasks that a filter selects.
     Retry(ParkedFilter, Requester),
+    /// To look at a key that misses something; answers whether there is room for that.
+    Look(Box<Event>, oneshot::Sender<bool>),
 }
 
 /// What is in flight at this moment, for the metrics and `status`: read from the loop's own state
@@ -118,6 +124,9 @@ pub(crate) const MESSAGES_MAX: usize = 2000;
 /// to the queue can put some ten thousand records into one. Beyond this comes one message at most.
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
+/// Beside so many keys in work none is looked at that no message names.
+const LOOKS_MAX: usize = MESSAGES_MAX / 2;
+
 /// The limit on the bodies of messages in flight, which are kept for the dead-letter queue: a
 /// notification has about one KiB, and any client that may write to the queue can make it a
 /// thousand times that. Beyond this comes one message at most.
@@ -131,6 +140,7 @@ impl Dispatch {
             deliveries: channels.deliveries,
             acks: channels.acks,
             commands: channels.commands,
+            rounds: channels.rounds,
             targets: BTreeMap::new(),
             in_flight: InFlight::default(),
             delayed: DelayedEvents::default(),
@@ -185,6 +195,13 @@ impl Dispatch {
                 let _requester_may_be_gone = requester.send(self.stats());
             }
             Command::Retry(filter, requester) => self.retry(filter, Some(requester)),
+            Command::Look(event, requester) => {
+                let has_room = self.targets.len() < LOOKS_MAX;
+                if has_room {
+                    self.look_at(&event);
+                }
+                let _requester_may_be_gone = requester.send(has_room);
+            }
         }
     }
 

@@ -199,6 +199,10 @@ metrics! {
         "When an event last came whose key the rule takes, in Unix time.", &["rule"]);
     last_replica: IntGaugeVec = gauge("last_replica_timestamp_seconds",
         "When a version or delete marker was last written, in Unix time.", &["rule"]);
+    last_reconcile: IntGaugeVec = gauge("last_reconcile_timestamp_seconds",
+        "When a comparison of all keys of the rule ended in this daemon, in Unix time.", &["rule"]);
+    last_reconcile_hints: IntGaugeVec = gauge("last_reconcile_hints",
+        "Keys that missed something in that comparison.", &["rule"]);
 }
 
 fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
@@ -380,14 +384,19 @@ impl Metrics {
 
     /// Replaces the times of the last event and replica of every rule; what never happened has no
     /// series.
-    pub(crate) fn set_last<'a>(&self, rules: impl Iterator<Item = (&'a str, [Option<i64>; 2])>) {
-        let gauges = [&self.last_event, &self.last_replica];
+    pub(crate) fn set_last<'a>(&self, rules: impl Iterator<Item = (&'a str, [Option<i64>; 4])>) {
+        let gauges = [
+            &self.last_event,
+            &self.last_replica,
+            &self.last_reconcile,
+            &self.last_reconcile_hints,
+        ];
         gauges.iter().for_each(|gauge| gauge.reset());
-        for (rule, times) in rules {
-            let known = gauges.iter().zip(times);
+        for (rule, values) in rules {
+            let known = gauges.iter().zip(values);
             known
-                .filter_map(|(gauge, seconds)| Some((gauge, seconds?)))
-                .for_each(|(gauge, seconds)| gauge.with_label_values(&[rule]).set(seconds));
+                .filter_map(|(gauge, value)| Some((gauge, value?)))
+                .for_each(|(gauge, value)| gauge.with_label_values(&[rule]).set(value));
         }
     }
 

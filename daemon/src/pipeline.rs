@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Status};
 use crate::clock;
-use crate::dispatch::{Channels, Dispatch};
+use crate::dispatch::{Channels, Command, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
@@ -27,12 +27,14 @@ use crate::metrics::Metrics;
 use crate::other_daemons::Predecessor;
 use crate::process::{Request, Signals};
 use crate::queue::ack::Ack;
+use crate::queue::message::{AckRequest, Message};
 use crate::queue::router::Router;
 use crate::rule_state::Pauses;
 use crate::s3::accounts::Accounts;
 pub use crate::s3::accounts::AwsOverride;
 use crate::sqs::work_queues::WorkQueues;
 use crate::task::Ruleset;
+use crate::verify::rounds::Rounds;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
 use replicator_core::failure::{Failure, error_chain};
@@ -46,6 +48,9 @@ const SETTLEMENTS_MAX: usize = 200;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
+
+// Comparisons of rules that wait for one of another rule; their messages are leased meanwhile.
+const ROUNDS_MAX: usize = 8;
 
 // Cancelled tasks need a moment to return their messages to SQS. systemd and ECS kill what takes
 // much longer than `drain_timeout`, and a kill loses no more than abandoned tasks do.
@@ -187,11 +192,13 @@ impl Daemon {
             };
             work.spawn(router.run());
         }
+        let rounds = begin_rounds((&engine, &watched), (&acks, &ask), &drain, &mut work);
         let channels = Channels {
             rules: watched,
             deliveries,
             acks,
             commands: questions,
+            rounds,
         };
         let ack = Ack {
             engine: Arc::clone(&engine),
@@ -337,6 +344,26 @@ impl Daemon {
             ),
         }
     }
+}
+
+/// Begins to compare the keys of rules now and then, and returns where the messages for that go.
+fn begin_rounds(
+    (engine, rules): (&Arc<Engine>, &watch::Receiver<Arc<Ruleset>>),
+    (acks, ask): (&mpsc::Sender<AckRequest>, &mpsc::Sender<Command>),
+    drain: &CancellationToken,
+    work: &mut JoinSet<()>,
+) -> mpsc::Sender<Message> {
+    let (pass, messages) = mpsc::channel(ROUNDS_MAX);
+    let rounds = Rounds {
+        engine: Arc::clone(engine),
+        rules: rules.clone(),
+        messages,
+        acks: acks.clone(),
+        commands: ask.clone(),
+        drain: drain.clone(),
+    };
+    work.spawn(rounds.run());
+    pass
 }
 
 /// Finds out whether the last process may have left something on its way.

@@ -150,6 +150,9 @@ pub struct ActivityFigures {
     /// When a version or delete marker was last written.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_replica: Option<Timestamp>,
+    /// The last comparison of all its keys that ended here.
+    #[serde(default)]
+    pub last_reconcile: Option<FinishedRound>,
     /// Versions and delete markers written.
     pub replicated: u64,
     /// Versions that get no replica, by reason.
@@ -157,6 +160,18 @@ pub struct ActivityFigures {
     /// Events and versions that neither this rule nor another one took, by what they lack for this
     /// one.
     pub unmatched: BTreeMap<Mismatch, u64>,
+}
+
+/// A comparison of all keys of a rule, and what it came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedRound {
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ended: Timestamp,
+    /// How many keys were compared.
+    pub keys: u64,
+    /// How many of them missed something, and got a hint.
+    pub hints: u64,
 }
 
 impl RuleActivity {
@@ -179,8 +194,11 @@ impl RuleActivity {
         let figures = self.0.lock();
         let seconds = |time: Option<Timestamp>| time.map(Timestamp::unix_timestamp);
         metrics.set_last(figures.iter().map(|(rule, figures)| {
-            let times = [figures.last_event, figures.last_replica].map(seconds);
-            (rule.as_str(), times)
+            let [event, replica] = [figures.last_event, figures.last_replica].map(seconds);
+            let round = figures.last_reconcile.as_ref();
+            let ended = round.map(|round| round.ended.unix_timestamp());
+            let hints = round.and_then(|round| i64::try_from(round.hints).ok());
+            (rule.as_str(), [event, replica, ended, hints])
         }));
         for (rule, figures) in figures.iter() {
             for cause in Mismatch::ALL {
@@ -199,6 +217,10 @@ impl RuleActivity {
             figures.last_replica = Some(clock::now());
             figures.replicated += 1;
         });
+    }
+
+    pub(crate) fn record_reconciled(&self, rule: &str, round: FinishedRound) {
+        self.update(rule, |figures| figures.last_reconcile = Some(round));
     }
 
     pub(crate) fn record_skipped(&self, rule: &str, reason: Reason) {

@@ -5,6 +5,7 @@
 mod deep;
 pub(crate) mod keys;
 mod report;
+pub(crate) mod rounds;
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -13,7 +14,8 @@ use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
-    Difference, HistoryDifference, KeyHistories, RuleScope, VersionPair, VersionScope, pair_equal,
+    Difference, HistoryDifference, KeyHistories, RuleScope, VersionPair, VersionScope,
+    may_be_equal, pair_equal,
 };
 use replicator_core::failure::Failure;
 use replicator_core::object::{self, Key, Timestamp};
@@ -234,6 +236,14 @@ struct Pair {
     shown: Vec<SourceVersion>,
 }
 
+impl Pair {
+    fn wanted(&self) -> impl DoubleEndedIterator<Item = &SourceVersion> {
+        let entries = self.source.iter();
+        let wanted = entries.filter(|(_, scope)| *scope == VersionScope::Wanted);
+        wanted.map(|(entry, _)| entry)
+    }
+}
+
 /// What was found of one key.
 struct Compared {
     pair: Pair,
@@ -242,6 +252,31 @@ struct Compared {
     deep: u64,
     /// Why bytes of some were not.
     uncompared: Vec<&'static str>,
+}
+
+impl Compared {
+    /// Says whether a hint brings what is missing: all that is newer than what the destination shows,
+    /// and its newest state where that is hidden. Nothing is written below what it shows.
+    fn needs_hint(&self) -> bool {
+        let last = self.pair.shown.last();
+        let is_hidden = |(finding, _): &(HistoryDifference, _)| {
+            matches!(finding.difference, Difference::Extra | Difference::Foreign)
+                && finding.replica.as_ref() == last.map(|entry| &entry.version.id)
+        };
+        let is_missing = |entry: &SourceVersion| {
+            self.findings.iter().any(|(finding, reason)| {
+                finding.difference == Difference::Missing
+                    && !matches!(reason, Some(Explanation::Skipped(_)))
+                    && finding.source.as_ref() == Some(&entry.version)
+            })
+        };
+        let shows_marker = last.is_some_and(|last| last.kind == VersionKind::Marker);
+        let mut newest_first = self.pair.wanted().rev();
+        // A marker over what was never written is none of its own.
+        let top = newest_first
+            .find(|entry| is_missing(entry) || entry.kind == VersionKind::Object || shows_marker);
+        top.is_some_and(|top| is_missing(top) || self.findings.iter().any(is_hidden))
+    }
 }
 
 /// What the lists, and stamps, tell of a key.
@@ -326,6 +361,14 @@ impl<'a> Verifier<'a> {
         Ok(compared)
     }
 
+    /// Says whether the lists of a key leave a doubt that all in scope is there. What is younger, the
+    /// key's own events bring.
+    fn is_doubtful(&self, pair: &Pair) -> bool {
+        let is_pending = |(_, scope): &(_, VersionScope)| *scope == VersionScope::Pending;
+        let (wanted, shown) = self.compared_entries(pair);
+        !pair.source.iter().any(is_pending) && !may_be_equal(&wanted, &shown)
+    }
+
     async fn judge(&self, pair: &mut Pair) -> Result<Judged, Failure> {
         let owned = |pairs: Vec<VersionPair<'_>>| {
             let pairs = pairs.into_iter();
@@ -376,17 +419,24 @@ impl<'a> Verifier<'a> {
         if pair.source.iter().any(is_pending) {
             return None;
         }
-        let of_scope = pair
-            .source
-            .iter()
-            .filter(|(_, scope)| *scope == VersionScope::Wanted);
-        let mut wanted: Vec<&SourceVersion> = of_scope.map(|(entry, _)| entry).collect();
-        let mut shown: Vec<&SourceVersion> = pair.shown.iter().collect();
+        let (wanted, shown) = self.compared_entries(pair);
+        pair_equal(&wanted, &shown)
+    }
+
+    /// Returns what has to have a replica, and what the destination has; in latest mode of each the
+    /// last.
+    fn compared_entries<'p>(
+        &self,
+        pair: &'p Pair,
+    ) -> (Vec<&'p SourceVersion>, Vec<&'p SourceVersion>) {
+        let wanted = pair.wanted();
+        let (mut wanted, mut shown): (Vec<_>, Vec<_>) =
+            (wanted.collect(), pair.shown.iter().collect());
         if self.rule.history == History::Latest {
             wanted.drain(..wanted.len().saturating_sub(1));
             shown.drain(..shown.len().saturating_sub(1));
         }
-        pair_equal(&wanted, &shown)
+        (wanted, shown)
     }
 
     /// Says why a version is missing, where that is known.

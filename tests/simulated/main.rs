@@ -71,7 +71,8 @@ mod silence;
 // Rules that are paused.
 mod pauses;
 mod strangers;
-// What verify finds of what was broken.
+// What verify finds of what was broken, and what daemons find by themselves.
+mod rounds;
 mod verified;
 // What is there though a store does not say so.
 mod unlisted;

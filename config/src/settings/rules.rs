@@ -84,6 +84,7 @@ fn rule(
         history: word_or_default(&written.history, problems),
         since: written.since.parse_with(problems, values::parse_moment),
         work_queue: work_queue(written, (accounts, queues), problems),
+        reconcile: written.reconcile.parse_with(problems, interval),
         unmanaged_objects: word_or_default(&written.unmanaged_objects, problems),
         delete_markers: written.delete_markers.value_or(false),
         version_deletes: written.version_deletes.value_or(false),
@@ -188,6 +189,19 @@ const VERSION_DELETE_DELAY_MAX: Duration = Duration::from_secs(11 * 60 * 60);
 
 // What a mistake or a forged message costs in an hour stays far below what a bucket holds.
 const VERSION_DELETES_PER_HOUR_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = values::parse_time_span(text)?;
+    if interval < RECONCILE_INTERVAL_MIN {
+        return Err(format!(
+            "{text:?} is less than 1h, and both buckets are listed each time; lengthen it"
+        ));
+    }
+    Ok(interval)
+}
+
+// A round of a large bucket takes longer, and the next begins when it ends.
+const RECONCILE_INTERVAL_MIN: Duration = Duration::from_secs(60 * 60);
 
 fn delay(text: &str) -> Result<Duration, String> {
     let delay = values::parse_time_span(text)?;

@@ -244,3 +244,42 @@ proptest! {
         prop_assert!(!found.is_empty(), "{source} | {broken}");
     }
 }
+
+#[test]
+fn lists_leave_a_doubt_where_a_replica_is_older_smaller_or_not_in_its_place() {
+    let entries = |text: &str| -> Vec<SourceVersion> {
+        let words = text.split_whitespace().enumerate();
+        let read = |(at, word): (usize, &str)| {
+            let (content, second) = word.split_once('@').unwrap_or((word, "0"));
+            let content = Some(content).filter(|content| *content != "m");
+            entry(&format!("v{at}"), second.parse().unwrap_or(0), content)
+        };
+        words.map(read).collect()
+    };
+    let is_fine = |source: &str, shown: &str| {
+        let (source, shown) = (entries(source), entries(shown));
+        let (source, shown): (Vec<_>, Vec<_>) = (source.iter().collect(), shown.iter().collect());
+        may_be_equal(&source, &shown)
+    };
+    for (source, shown) in [
+        ("", ""),
+        ("", "lost"),
+        ("aa@1 b@2", "cc@3 d@4"),
+        ("aa@1 m@2 b@3", "aa@1 m@2 b@3"),
+        ("m@1 aa@2", "aa@3"),
+        ("b@5", "lost@1 aa@2 b@6"),
+    ] {
+        assert!(is_fine(source, shown), "{source} and {shown}");
+    }
+    for (source, shown) in [
+        ("aa@1", ""),
+        ("aa@1 b@2", "aa@3"),
+        ("aa@1 b@2", "b@3"),
+        ("aa@1 b@2", "b@3 aa@4"),
+        ("aa@1 m@2", "aa@3"),
+        ("b@5", "b@4"),
+        ("b@5", "b@6 other@7"),
+    ] {
+        assert!(!is_fine(source, shown), "{source} and {shown}");
+    }
+}

@@ -157,6 +157,13 @@ fn write_activity(status: &Status, text: &mut String) -> fmt::Result {
             figures.replicated
         )?;
     }
+    for (rule, figures) in &status.rules {
+        if let Some(round) = &figures.last_reconcile {
+            let (ended, keys, hints) = (to_seconds(Some(round.ended)), round.keys, round.hints);
+            let words = format!("{keys} keys compared, {hints} missed something");
+            writeln!(text, "\nrule {rule}: {words}, at {ended}")?;
+        }
+    }
     let skipped = status.rules.iter().flat_map(|(rule, figures)| {
         let count =
             |(reason, seen): (&Reason, &u64)| (rule.as_str(), reason.as_str(), seen.to_string());

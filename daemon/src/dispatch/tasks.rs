@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::EventKind;
+use replicator_core::event::{Event, EventKind};
 use replicator_core::retry::LANDING;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -22,10 +23,16 @@ use crate::task::Task;
 // So soon after its rule is resumed, what waits here goes on.
 const HELD_CHECKED_EVERY: Duration = Duration::from_secs(60);
 
+// The rounds of other rules are ahead of it, or the daemon stops.
+const ROUND_TRIED_AFTER: Duration = Duration::from_secs(60);
+
 impl Dispatch {
     /// Takes the tasks of a message in flight, or lets it go at once.
     pub(super) async fn delivered(&mut self, delivery: ReceivedMessage) {
         let message = &delivery.message;
+        if message.is_round() {
+            return self.pass_round(delivery.message).await;
+        }
         if message.group.is_some() && message.lease.stop_token().is_cancelled() {
             // Another one of its group went back, and may be another worker's by now.
             let action = AckAction::ReturnAfter(Duration::ZERO);
@@ -59,6 +66,26 @@ impl Dispatch {
             return self.acknowledge(message, action).await;
         }
         self.take(message, action, tasks).await;
+    }
+
+    /// Hands over a message that is about all keys of a rule, and of no key.
+    async fn pass_round(&mut self, message: Message) {
+        let refused = match self.rounds.try_send(message) {
+            Ok(()) => return,
+            Err(TrySendError::Full(message) | TrySendError::Closed(message)) => message,
+        };
+        let action = AckAction::ReturnAfter(refused.redelivery_delay(ROUND_TRIED_AFTER));
+        self.acknowledge(refused, action).await;
+    }
+
+    /// Looks at a key that no message names.
+    pub(super) fn look_at(&mut self, event: &Event) {
+        let rules = Arc::clone(&self.rules.borrow());
+        for mut task in self.engine.tasks_for(&rules, event) {
+            // It may have been written, and its message lost.
+            task.redelivered = true;
+            self.enqueue_task(None, task);
+        }
     }
 
     async fn take(&mut self, message: Message, action: AckAction, tasks: Vec<Task>) {

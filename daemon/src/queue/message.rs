@@ -16,7 +16,7 @@ use crate::clock::{self, BootInstant};
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::process;
 use crate::sqs::lease::Lease;
-use crate::sqs::work_queues::{Again, QueueAccess, WorkItem, digest_words};
+use crate::sqs::work_queues::{Again, QueueAccess, ROUND_GROUP, WorkItem, digest_words};
 use crate::task::{Ruleset, Task};
 
 // Hosts that keep their time are closer than this.
@@ -123,6 +123,12 @@ impl Message {
     /// ledger. A server that does not count may have delivered it any number of times.
     pub(crate) fn is_redelivered(&self) -> bool {
         self.receive_count != 1
+    }
+
+    /// Says whether it is about all keys of a rule.
+    pub(crate) fn is_round(&self) -> bool {
+        let group = self.group.as_ref();
+        group.is_some_and(|group| group.starts_with(ROUND_GROUP))
     }
 
     /// Says whether the ledger alone may not answer it: this message was delivered before, or one

@@ -147,6 +147,14 @@ pub(crate) fn group_of(target: &TargetKey) -> String {
     digest_words([target.destination.bucket.as_str(), target.key.as_str()])
 }
 
+/// Returns the message group of a rule's comparisons of all its keys: one runs at a time.
+pub(crate) fn round_group_of(rule: &str) -> String {
+    format!("{ROUND_GROUP}{}", digest_words([rule]))
+}
+
+/// What such groups begin with, as no group of a key does.
+pub(crate) const ROUND_GROUP: &str = "reconcile-";
+
 /// Returns an id that these words make, none of which has a NUL.
 pub(crate) fn digest_words<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
