@@ -45,6 +45,7 @@ mod check;
 // What was there before.
 mod backfill;
 // A daemon's life: start, reload, stop; what it says meanwhile.
+mod adopted;
 mod commands;
 mod figures;
 mod logs;

@@ -9,7 +9,7 @@ use strum::IntoStaticStr;
 use crate::object::{Key, Timestamp, VersionId};
 use crate::plan::{SourceVersion, VersionKind, VersionRef};
 use crate::rule::{History, Rule, Takers, match_rules};
-use crate::stamp::{Belief, ClaimRejection, OriginClaim, names_version};
+use crate::stamp::{Belief, CLOCKS_APART_MAX, ClaimRejection, OriginClaim, names_version};
 
 /// How the destination differs from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, IntoStaticStr)]
@@ -191,6 +191,31 @@ fn coalesce<'a>(entries: &[&'a SourceVersion]) -> Vec<&'a SourceVersion> {
         }
     }
     kept
+}
+
+/// Lists the versions that an object without a stamp may be the replica of, the newest first: of two
+/// with one content it is taken for the newer one, because an older one below it would be written on
+/// top of it, and the destination would go back. `listed` is the source's history, oldest first, and
+/// `newer` what newer entries of the destination are replicas of.
+pub fn possible_originals<'s>(
+    object: &SourceVersion,
+    listed: &'s [SourceVersion],
+    newer: &[VersionRef],
+) -> impl Iterator<Item = &'s SourceVersion> {
+    let is_newer = |entry: &SourceVersion| newer.contains(&entry.version);
+    let end = listed.iter().position(is_newer).unwrap_or(listed.len());
+    // The source may have lost what a newer one is the replica of.
+    let latest = newer.iter().map(|version| version.last_modified).min();
+    let (written, size_bytes) = (object.version.last_modified, object.size_bytes);
+    let below = listed.get(..end).unwrap_or_default().iter().rev();
+    below.filter(move |entry| {
+        let made = entry.version.last_modified;
+        // No replica is older than its original.
+        entry.kind == VersionKind::Object
+            && entry.size_bytes == size_bytes
+            && made - written <= CLOCKS_APART_MAX
+            && latest.is_none_or(|latest| made <= latest)
+    })
 }
 
 /// Says whether sizes and ETags prove that two objects have the same content.

@@ -119,6 +119,8 @@ pub enum UnmanagedObjects {
     Overwrite,
     /// Leave the key alone and record why.
     Keep,
+    /// Take them for replicas where their bytes are proved equal; write over the others.
+    Adopt,
 }
 
 /// Whether objects that are themselves replicas are replicated on.

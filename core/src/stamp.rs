@@ -259,6 +259,18 @@ pub enum ClaimRejection {
 }
 
 impl OriginClaim {
+    /// Claims that an object is the replica of a version, and nothing of the object.
+    pub fn of_version(version: VersionRef) -> Self {
+        Self {
+            version,
+            etag: None,
+            has_digest: false,
+            size_bytes: None,
+            written: None,
+            now: None,
+        }
+    }
+
     /// Compares a stamp with all that the source lists of the key, in any order.
     pub fn judge(&self, listed: &[SourceVersion]) -> Result<Belief, ClaimRejection> {
         match listed.iter().find(|entry| self.names(entry)) {
@@ -324,7 +336,7 @@ impl OriginClaim {
 // Two stores that keep their clocks by NTP are a second apart at most, and each states times by the
 // second. A stamp that is refused wrongly costs one more copy; one that is accepted wrongly makes
 // as much of the source's history late.
-const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+pub(crate) const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

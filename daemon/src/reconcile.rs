@@ -41,6 +41,7 @@ pub(crate) use object::envelope;
 pub(crate) use object::tags::{Tags, read_tags};
 pub(crate) use object::version_reader::lay_out;
 use observe::Observation;
+pub(crate) use observe::adoption::UnstampedObject;
 pub(crate) use observe::head::{has_own_key, read_claim};
 pub(crate) use observe::listing;
 

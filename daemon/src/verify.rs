@@ -19,16 +19,19 @@ use replicator_core::compare::{
 };
 use replicator_core::failure::Failure;
 use replicator_core::object::{self, Key, Timestamp};
-use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};
+use replicator_core::stamp::OriginClaim;
 use sha2::{Digest, Sha256};
 
 use crate::admin::failures::parked_versions;
 use crate::clock;
 use crate::ledger::mend;
 use crate::metrics::Metrics;
+use crate::reconcile::UnstampedObject;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
+use crate::s3::client::ResponseHead;
 use keys::{KeyPairs, ListedPair, list_key};
 use report::{Line, VerifyReport};
 
@@ -390,6 +393,23 @@ impl<'a> Verifier<'a> {
             findings: histories.compare(self.rule.history),
             replicas: owned(histories.pair_replicas(self.rule.history)),
         })
+    }
+
+    /// Claims what an object without a stamp is the replica of, as the daemon does.
+    async fn claim_unstamped(
+        &self,
+        pair: &Pair,
+        entry: &SourceVersion,
+        (head, newer): (&ResponseHead, &[VersionRef]),
+    ) -> Result<Option<OriginClaim>, Failure> {
+        let (from, to) = (self.at(Side::Source), self.at(Side::Destination));
+        let object = UnstampedObject {
+            entry,
+            shown: (to.0, to.1, &pair.target),
+            source: (from.0, from.1, &pair.key),
+        };
+        let listed = pair.source.iter().map(|(entry, _)| entry);
+        object.claim(self.rule, head, listed, newer).await
     }
 
     /// Says of each entry whether it has to have a replica.

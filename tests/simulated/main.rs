@@ -66,6 +66,7 @@ mod rebuilt;
 mod late;
 mod purges;
 // What is in a rule's scope, and whose what is there is.
+mod adoption;
 mod scopes;
 mod silence;
 // Rules that are paused.

@@ -199,6 +199,55 @@ fn lists_prove_a_key_equal_by_digests_alone() {
     assert!(!proves_equal(&[&in_parts], &[&in_parts]));
 }
 
+/// Lists by their ids the versions that an object of content `a` may be the replica of.
+fn originals(written: usize, source: &[SourceVersion], newer: &[usize]) -> Vec<String> {
+    let object = entry("r", written, Some("a"));
+    let newer: Vec<VersionRef> = newer.iter().map(|at| source[*at].version.clone()).collect();
+    possible_originals(&object, source, &newer)
+        .map(|entry| entry.version.id.to_string())
+        .collect()
+}
+
+#[test]
+fn an_object_is_the_replica_of_the_newest_version_that_it_can_be() {
+    let source: Vec<SourceVersion> = ["a", "b", "m", "bb", "a"]
+        .iter()
+        .enumerate()
+        .map(|(at, word)| {
+            entry(
+                &format!("v{at}"),
+                at * 100,
+                Some(*word).filter(|word| *word != "m"),
+            )
+        })
+        .collect();
+    assert_eq!(originals(1_000, &source, &[]), ["v4", "v1", "v0"]);
+    assert_eq!(
+        originals(1_000, &source, &[4]),
+        ["v1", "v0"],
+        "below the replica of the newest"
+    );
+    assert_eq!(originals(1_000, &source, &[4, 1]), ["v0"]);
+    assert_eq!(
+        originals(300, &source, &[]),
+        ["v1", "v0"],
+        "it is older than the newest"
+    );
+    assert_eq!(
+        originals(345, &source, &[]),
+        ["v4", "v1", "v0"],
+        "clocks differ"
+    );
+    let lost = VersionRef::new(VersionId::try_from("gone").unwrap(), moment(90), None);
+    let object = entry("r", 1_000, Some("a"));
+    let below: Vec<_> = possible_originals(&object, &source, &[lost]).collect();
+    assert_eq!(
+        below,
+        [&source[0]],
+        "below the replica of a version that is gone"
+    );
+}
+
 fn histories() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec!["a", "b", "c", "m"]);
     prop::collection::vec(words, 1..8).prop_map(|words| words.join(" "))
@@ -242,6 +291,32 @@ proptest! {
         let broken = replicas.join(" ");
         let found = differences((&source, &broken), History::Exact);
         prop_assert!(!found.is_empty(), "{source} | {broken}");
+    }
+
+    #[test]
+    fn objects_that_are_identified_from_the_newest_on_stand_in_the_sources_order(
+        words in histories(),
+        kept in prop::collection::vec(any::<bool>(), 8),
+        spacing in prop::sample::select(vec![1, 100]),
+    ) {
+        let source: Vec<SourceVersion> = words
+            .split_whitespace()
+            .enumerate()
+            .map(|(at, word)| entry(&format!("v{at}"), at * spacing, Some(word).filter(|word| *word != "m")))
+            .collect();
+        // A tool copied some of the versions, each right when it was made.
+        let copied = source.iter().zip(&kept).filter(|(entry, kept)| **kept && entry.kind == VersionKind::Object);
+        let copied: Vec<SourceVersion> = copied.map(|(entry, _)| entry.clone()).collect();
+        let mut newer: Vec<VersionRef> = Vec::new();
+        for object in copied.iter().rev() {
+            let original = possible_originals(object, &source, &newer).find(|entry| has_content_of(object, entry));
+            let original = original.expect("there is one left for each");
+            let place = |version: &VersionRef| source.iter().position(|entry| entry.version == *version);
+            prop_assert!(newer.last().is_none_or(|last| place(&original.version) < place(last)));
+            // Far apart in time, it is the very version.
+            prop_assert!(spacing == 1 || original.version == object.version);
+            newer.push(original.version.clone());
+        }
     }
 }
 

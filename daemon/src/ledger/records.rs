@@ -79,6 +79,9 @@ pub(crate) struct Replica {
     /// the same clock.
     #[serde(default, with = "milliseconds::option", skip_serializing_if = "none")]
     pub(crate) found: Option<Timestamp>,
+    /// Whether it bears no stamp: another tool wrote it, and its bytes were proved equal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) adopted: bool,
     /// Whether the tags of a replica that was found were read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) tags_seen: bool,
@@ -231,6 +234,7 @@ impl Replica {
             reason: None,
             written: None,
             found: None,
+            adopted: false,
             tags_seen: false,
         }
     }

@@ -73,6 +73,7 @@ proptest! {
             reason: Some(Reason::ArrivedLate),
             written: Some(source.last_modified),
             found: Some(source.last_modified),
+            adopted: number.is_multiple_of(3),
             tags_seen: number.is_multiple_of(2),
         };
         reads_back(&replica)?;

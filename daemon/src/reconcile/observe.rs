@@ -3,6 +3,7 @@
 //! state counts, a read of the source without a list tells which version is current; its id pins
 //! all that is read of it from then on.
 
+pub(super) mod adoption;
 pub(super) mod destination;
 pub(super) mod head;
 pub(crate) mod listing;
@@ -13,7 +14,7 @@ use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;
-use replicator_core::rule::{History, Rule, Takers};
+use replicator_core::rule::{History, Rule, Takers, UnmanagedObjects};
 
 use crate::clock::{self, BootInstant};
 use crate::ledger::records::{Replica, ReplicaState};
@@ -50,15 +51,15 @@ impl Observation {
             mut listed,
             mut opened,
             seen,
-        } = first_read(cx, reader).await?;
+        } = first_read(cx, reader, &shown).await?;
         if shown.is_guess && !is_one_write(cx, &listed) {
             shown = destination::read(cx, false).await?;
             (listed, opened) = (list_with(cx, seen.as_ref()).await?, None);
         }
+        listed.reverse();
         destination::trace(cx, &mut shown, &listed).await?;
         let start = scope_start(cx, &shown)?;
         let lead = &task.rules.primary;
-        listed.reverse();
         let history: Vec<SourceVersion> = listed
             .iter()
             .filter(|entry| entry.version.last_modified >= start)
@@ -114,12 +115,13 @@ impl Observation {
 }
 
 /// Says whether a key can do without the entry that hides it at the destination, as long as it has
-/// but one version, or one that counts. A marker would hide a replica of that version, or of one
+/// but one version, or one that counts, and no object that is there may be adopted. A marker would hide a replica of that version, or of one
 /// that is gone or does not count: either way the version goes on top of it. Only a rule that
 /// follows version deletes, or a task that may have written there before, needs the entry.
 fn may_guess(task: &Task) -> bool {
     let lead = &task.rules.primary;
-    !lead.version_deletes && !task.redelivered
+    let adopts = lead.unmanaged_objects == UnmanagedObjects::Adopt;
+    !lead.version_deletes && !adopts && !task.redelivered
 }
 
 /// Says whether all that can have to be done is one write that depends on no entry but on the
@@ -140,9 +142,16 @@ struct FirstRead {
 
 /// Reads from the source what is current, where that alone counts, and lists it where that does not
 /// tell.
-async fn first_read(cx: Context<'_>, reader: Option<&Subscriber>) -> Result<FirstRead, Failure> {
+async fn first_read(
+    cx: Context<'_>,
+    reader: Option<&Subscriber>,
+    shown: &DestinationView,
+) -> Result<FirstRead, Failure> {
     let current = match reader.filter(|_| cx.rule().history == History::Latest) {
-        Some(reader) => read_latest(cx, reader).await?,
+        Some(reader) => {
+            let may_be_there = adoption::may_adopt(cx.rule(), shown);
+            read_latest(cx, reader, may_be_there).await?
+        }
         None => None,
     };
     let seen = current
@@ -239,8 +248,8 @@ fn above_refused(mut history: Vec<SourceVersion>, shown: &DestinationView) -> Ve
 }
 
 /// Versions in scope are those created since the rule began. When only the ledger knew when that
-/// was, and it was lost, the oldest replica of the key stands in. A message widens nothing: any
-/// writer of the queue can name any version.
+/// was, and it was lost, the oldest replica of the key stands in, unless another tool wrote that. A
+/// message widens nothing: any writer of the queue can name any version.
 fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Failure> {
     let lead: &Rule = cx.rule();
     if let Some(since) = lead.since {
@@ -254,6 +263,7 @@ fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Fa
         .known
         .reached
         .as_ref()
+        .filter(|version| !shown.is_adopted(version))
         .map(|version| version.last_modified);
     Ok([oldest_replica, reached]
         .into_iter()
@@ -262,11 +272,12 @@ fn scope_start(cx: Context<'_>, shown: &DestinationView) -> Result<Timestamp, Fa
 }
 
 /// Returns when the oldest version on record was made, as the source stated. For one that was gone
-/// before it was read only a message did, and a message must not draw anything into scope.
+/// before it was read only a message did, and a message must not draw anything into scope. An
+/// adopted replica says nothing of when the rule began.
 fn oldest_seen(replicas: &[Replica]) -> Option<Timestamp> {
     let seen = replicas
         .iter()
-        .filter(|replica| replica.state != ReplicaState::SourceMissing);
+        .filter(|replica| replica.state != ReplicaState::SourceMissing && !replica.adopted);
     seen.map(|replica| replica.source.last_modified).min()
 }
 
@@ -298,10 +309,11 @@ pub(super) struct StartedGet {
 
 /// Reads the version that is current, if a read can tell: not behind a delete marker. Of small
 /// objects the body is on its way then, unless several destinations take it: it is read once for
-/// all of them, and a large one in parts.
+/// all of them, and a large one in parts. Nor is it read where its replica may be there already.
 async fn read_latest(
     cx: Context<'_>,
     reader: &Subscriber,
+    may_be_there: bool,
 ) -> Result<Option<(SourceVersion, Option<Box<StartedGet>>)>, Failure> {
     let task = cx.task;
     // A filter by tags may leave the current version out, and take one below it.
@@ -314,7 +326,7 @@ async fn read_latest(
         return Ok(None);
     }
     let has_bad_key = task.rules.iter().any(|rule| cx.engine.keys.has_bad(rule));
-    let is_read = !is_bulk(cx.engine, task) && reader.is_alone() && !has_bad_key;
+    let is_read = !is_bulk(cx.engine, task) && reader.is_alone() && !has_bad_key && !may_be_there;
     let ask = || match is_read {
         true => S3Request::get_object(Side::Source, &task.source.bucket, &task.source_key),
         false => cx.head(Side::Source),

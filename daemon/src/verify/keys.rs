@@ -328,7 +328,9 @@ impl Verifier<'_> {
     /// Reads the stamps of the objects that the destination has.
     pub(super) async fn read_shown(&self, pair: &mut Pair) -> Result<Vec<ShownEntry>, Failure> {
         let (mut shown, last) = (Vec::new(), pair.shown.len().saturating_sub(1));
-        for (at, entry) in pair.shown.iter().enumerate() {
+        // From the newest on, by which objects without a stamp are told.
+        let mut newer = Vec::new();
+        for (at, entry) in pair.shown.iter().enumerate().rev() {
             let is_judged = self.rule.history == History::Exact || at == last;
             if entry.kind == VersionKind::Marker || !is_judged {
                 let entry = entry.clone();
@@ -342,13 +344,18 @@ impl Verifier<'_> {
                 continue;
             };
             let mut claim = read_claim(&head, self.original(&pair.key));
-            if let Some(claim) = &mut claim {
-                claim.has_digest =
-                    claim.has_digest && self.has_digest(pair, &claim.version).await?;
+            match &mut claim {
+                Some(claim) => {
+                    claim.has_digest =
+                        claim.has_digest && self.has_digest(pair, &claim.version).await?;
+                }
+                None => claim = self.claim_unstamped(pair, entry, (&head, &newer)).await?,
             }
+            newer.extend(claim.as_ref().map(|claim| claim.version.clone()));
             let entry = entry.clone();
             shown.push(ShownEntry { entry, claim });
         }
+        shown.reverse();
         pair.shown = shown.iter().map(|shown| shown.entry.clone()).collect();
         Ok(shown)
     }

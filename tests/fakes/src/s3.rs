@@ -284,6 +284,30 @@ impl Fake {
         });
     }
 
+    /// Writes all that a key has into another bucket, as S3's own replication does: each entry keeps
+    /// its version id and its time, and under KMS gets another ETag.
+    pub fn replicate(&self, from: &str, to: &str, key: &str) {
+        let call = Call::default();
+        for entry in self.history(from, key) {
+            let deed = Deed {
+                call: &call,
+                cause: "PutObject",
+            };
+            let landed = self.shared.locked(|state| {
+                let object = entry.object.clone();
+                let object = object.map(|object| replica_of(state, object));
+                let draft = state.draft(object);
+                let draft = state::Draft {
+                    version_id: entry.version_id.clone(),
+                    last_modified: entry.last_modified,
+                    ..draft
+                };
+                state.land(&Place::new(to, key), draft, &deed)
+            });
+            debug_assert!(landed.is_ok(), "the bucket is there");
+        }
+    }
+
     /// Switches a bucket's versioning.
     pub fn set_versioning(&self, bucket: &str, versioning: Versioning) {
         self.with_bucket(bucket, |bucket| bucket.versioning = versioning);
@@ -328,6 +352,16 @@ impl Fake {
         self.shared
             .locked(|state| state.buckets.get_mut(name).map(change));
     }
+}
+
+/// Makes what S3's own replication writes of an object.
+fn replica_of(state: &mut State, mut object: Object) -> Object {
+    let (name, status) = ("x-amz-replication-status", "REPLICA");
+    object
+        .headers
+        .insert(name.to_owned(), HeaderValue::from_static(status));
+    object.etag = writes::etag(state, &object.encryption, &object.bytes);
+    object
 }
 
 /// What a checker sees. None of it is a request.

@@ -22,7 +22,7 @@ use crate::reconcile::changed;
 use crate::reconcile::execute::replica_record;
 use crate::reconcile::observe::Observation;
 use crate::reconcile::observe::destination::Snapshot;
-use crate::reconcile::observe::head::{Expected, adopt_replica, read_current};
+use crate::reconcile::observe::head::{Expected, read_current, record_found};
 use crate::reconcile::observe::listing;
 use crate::reconcile::transient;
 use crate::s3::accounts::attempt_deadline;
@@ -356,5 +356,5 @@ pub(in crate::reconcile) fn check_quota(run: &Reconciler<'_>) -> Result<(), Fail
 }
 
 fn replace_record(run: &mut Reconciler<'_>, replica: Replica) -> Result<(), Failure> {
-    adopt_replica(run.cx, replica, &mut run.observed.destination.replicas)
+    record_found(run.cx, replica, &mut run.observed.destination.replicas)
 }

@@ -105,7 +105,8 @@ impl Reconciler<'_> {
     }
 
     /// Checks the tags of replicas that were found rather than written. Where an attempt, or
-    /// another daemon's, ended between the write and the tags, its messages come again.
+    /// another daemon's, ended between the write and the tags, its messages come again. Another tool
+    /// may have left them out.
     pub(in crate::reconcile) async fn check_tags(&mut self) -> Result<(), Failure> {
         for at in 0..self.observed.destination.replicas.len() {
             let found = self.observed.destination.replicas.get(at);
@@ -135,7 +136,8 @@ impl Reconciler<'_> {
             && replica.written.is_none();
         // `null` is overwritten in place.
         let is_there = !replica.source.id.is_null() || self.observed.lists(&replica.source);
-        self.is_repeated && is_found && is_there && !replica.tags_seen
+        let may_lack = self.is_repeated || replica.adopted;
+        may_lack && is_found && is_there && !replica.tags_seen
     }
 
     async fn mend_tags(&self, replica: &Replica, tags: &Tags) -> Result<(), Failure> {
@@ -145,7 +147,7 @@ impl Reconciler<'_> {
         let are_kept = [TagsGiven::WithPut, TagsGiven::WithUpload]
             .into_iter()
             .all(|given| self.keeps_tags(given) == Some(true));
-        if tags_header(tags).is_some() && are_kept {
+        if tags_header(tags).is_some() && are_kept && !replica.adopted {
             return Ok(());
         }
         match self.shows_tags(version, tags).await {

@@ -19,9 +19,9 @@ use crate::ledger::records::{CurrentEntry, Replica, ReplicaState};
 use crate::reconcile::Context;
 use crate::reconcile::changed;
 use crate::reconcile::execute::delete::source_has;
+use crate::reconcile::observe::adoption;
 use crate::reconcile::observe::head::{
-    Expected, HeadResult, Lookup, adopt_replica, read_current, replica_by_version,
-    replicated_record,
+    Expected, HeadResult, Lookup, read_current, record_found, replica_by_version, replicated_record,
 };
 use crate::reconcile::observe::listing;
 use crate::s3::accounts::AccountClients;
@@ -59,6 +59,12 @@ impl DestinationView {
     /// Returns what is on record of the entry that is current.
     pub(in crate::reconcile) fn current(&self) -> Option<&Replica> {
         record_of(&self.snapshot.entry, &self.replicas)
+    }
+
+    /// Says whether the replica of a version is one that another tool wrote.
+    pub(in crate::reconcile) fn is_adopted(&self, version: &VersionRef) -> bool {
+        let mut replicas = self.replicas.iter();
+        replicas.any(|replica| replica.adopted && replica.source == *version)
     }
 
     /// Says whether a delete marker is current that is on no record.
@@ -109,7 +115,7 @@ impl DestinationView {
             kind: VersionKind::Marker,
             ..replicated_record(source, Some(id), None)
         };
-        adopt_replica(cx, marker, &mut self.replicas)
+        record_found(cx, marker, &mut self.replicas)
     }
 }
 
@@ -169,7 +175,7 @@ pub(in crate::reconcile) async fn trace(
         && let Some(source) = lookup.confirm_claim(claim, version.as_deref()).await?
     {
         let found = lookup.found_replica(source.clone(), version.clone(), Some(etag.clone()));
-        adopt_replica(cx, found, &mut shown.replicas)?;
+        record_found(cx, found, &mut shown.replicas)?;
         reached = Some(source);
         shown.unknown_age = age(written, lookup.now);
     }
@@ -193,6 +199,7 @@ pub(in crate::reconcile) async fn trace(
         replica_of.clone_from(&reached);
     }
     shown.known = known_from(current, reached, &shown.replicas);
+    adoption::report_foreign(cx, shown);
     Ok(())
 }
 

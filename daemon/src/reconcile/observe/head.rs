@@ -197,7 +197,7 @@ const DURING: Operation = Operation::HeadObject;
 /// What it takes to identify an entry of the destination's history.
 pub(in crate::reconcile) struct Lookup<'a> {
     pub(in crate::reconcile) cx: Context<'a>,
-    /// All that the source has of the key, in any order.
+    /// All that the source has of the key, oldest first.
     pub(in crate::reconcile) listed: &'a [SourceVersion],
     /// What time it is at the destination, or later.
     pub(in crate::reconcile) now: Option<Timestamp>,
@@ -302,7 +302,7 @@ impl Lookup<'_> {
             .unwrap_or(stated)
     }
 
-    fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
+    pub(super) fn is_refuted(&self, id: Option<&str>) -> Result<bool, Failure> {
         id.map_or(Ok(false), |id| {
             self.cx.engine.ledger.is_refuted(&self.cx.task.target, id)
         })
@@ -350,24 +350,31 @@ impl Lookup<'_> {
         let Some(head) = self.head(id).await? else {
             return Ok(None);
         };
-        let Some(claim) = read_claim(&head, self.cx.task.original()) else {
-            return Ok(None);
+        let claim = read_claim(&head, self.cx.task.original());
+        let is_stamped = claim.is_some();
+        let source = match claim {
+            Some(claim) => self.confirm_claim(claim, Some(id)).await?,
+            None => self.find_original(&entry, &head, newer).await?,
         };
-        let Some(source) = self.confirm_claim(claim, Some(id)).await? else {
+        let Some(source) = source else {
             return Ok(None);
         };
         // Of two replicas of one version the newer is what readers see, and what tags have to go
         // to.
         if !newer.contains(&source) {
             let found = self.found_replica(source.clone(), Some(id.to_owned()), entry.etag.clone());
-            adopt_replica(self.cx, found, replicas)?;
+            let found = Replica {
+                adopted: !is_stamped,
+                ..found
+            };
+            record_found(self.cx, found, replicas)?;
         }
         Ok(Some(source))
     }
 }
 
 /// Records a replica that the ledger did not have: another daemon wrote it, or the ledger was lost.
-pub(in crate::reconcile) fn adopt_replica(
+pub(in crate::reconcile) fn record_found(
     cx: Context<'_>,
     replica: Replica,
     replicas: &mut Vec<Replica>,
