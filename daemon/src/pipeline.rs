@@ -192,13 +192,12 @@ impl Daemon {
             };
             work.spawn(router.run());
         }
-        let rounds = begin_rounds((&engine, &watched), (&acks, &ask), &drain, &mut work);
         let channels = Channels {
+            rounds: begin_rounds((&engine, &watched), (&acks, &ask), &drain, &mut work),
             rules: watched,
             deliveries,
             acks,
             commands: questions,
-            rounds,
         };
         let ack = Ack {
             engine: Arc::clone(&engine),
@@ -206,11 +205,6 @@ impl Daemon {
         };
         work.spawn(ack.run());
         work.spawn(Dispatch::new(Arc::clone(&engine), channels, halt.clone()).run());
-        services.spawn(engine.ledger.clone().reopen_after_failures(close.clone()));
-        // A router works under no key.
-        if role != Role::Router {
-            services.spawn(Arc::clone(&engine.keys).run(close.clone()));
-        }
         let admin = Admin {
             engine: Arc::clone(&engine),
             commands: ask,
@@ -219,9 +213,7 @@ impl Daemon {
             set_up: Arc::default(),
             hosts: settings.listen_hosts.as_slice().into(),
         };
-        if let Some(listener) = listener {
-            services.spawn(admin.clone().run(listener, close.clone()));
-        }
+        spawn_services(&admin, (listener, role), &close, &mut services);
         Self {
             engine,
             checked: watch::Sender::new(settings.clone()),
@@ -364,6 +356,25 @@ fn begin_rounds(
     };
     work.spawn(rounds.run());
     pass
+}
+
+/// Begins what serves the stations until `close` is cancelled: repairs of the ledger, questions to
+/// KMS, and the HTTP endpoints.
+fn spawn_services(
+    admin: &Admin,
+    (listener, role): (Option<TcpListener>, Role),
+    close: &CancellationToken,
+    services: &mut JoinSet<()>,
+) {
+    let engine = &admin.engine;
+    services.spawn(engine.ledger.clone().reopen_after_failures(close.clone()));
+    // A router works under no key.
+    if role != Role::Router {
+        services.spawn(Arc::clone(&engine.keys).run(close.clone()));
+    }
+    if let Some(listener) = listener {
+        services.spawn(admin.clone().run(listener, close.clone()));
+    }
 }
 
 /// Finds out whether the last process may have left something on its way.

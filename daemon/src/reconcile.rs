@@ -87,28 +87,8 @@ pub(crate) async fn bring_up_to_date(
     state.has_read = true;
     run.detect_another_daemon(state)?;
     outcome::reconsider(task, &mut run.observed.destination.known);
-    let mut passes = 0;
-    loop {
-        delete::explain_marker(&mut run).await?;
-        let reported = run.reported.len();
-        let is_through = match run.catch_up(state).await? {
-            Progress::Wait(wait) => return Ok(Attempted::Wait(wait)),
-            Progress::Done => true,
-            Progress::Reread => false,
-        };
-        if let Some(unconfirmed) = run.unconfirmed.as_ref().filter(|_| is_through) {
-            return Ok(Attempted::Wait(unconfirmed.wait()));
-        }
-        if is_through && !delete::apply_version_deletes(&mut run).await? {
-            break;
-        }
-        // A removal gets further each time, and so does a pass that recorded something.
-        passes += usize::from(!is_through && run.reported.len() == reported);
-        if passes > PASSES_MAX {
-            return Err(transient(Operation::Reconcile, "the key keeps changing"));
-        }
-        run.observe_again().await?;
-        run.detect_another_daemon(state)?;
+    if let Some(wait) = run.write_all(state).await? {
+        return Ok(Attempted::Wait(wait));
     }
     uploads::abandon_upload(cx, &run.observed.destination.snapshot).await?;
     run.check_tags().await?;
@@ -225,6 +205,34 @@ impl<'a> Reconciler<'a> {
             written: 0,
             bytes: 0,
         })
+    }
+
+    /// Writes and removes until nothing is left to do; returns how long to wait where an upload may
+    /// appear yet.
+    async fn write_all(&mut self, state: &mut AttemptState) -> Result<Option<Duration>, Failure> {
+        let mut passes = 0;
+        loop {
+            delete::explain_marker(self).await?;
+            let reported = self.reported.len();
+            let is_through = match self.catch_up(state).await? {
+                Progress::Wait(wait) => return Ok(Some(wait)),
+                Progress::Done => true,
+                Progress::Reread => false,
+            };
+            if let Some(unconfirmed) = self.unconfirmed.as_ref().filter(|_| is_through) {
+                return Ok(Some(unconfirmed.wait()));
+            }
+            if is_through && !delete::apply_version_deletes(self).await? {
+                return Ok(None);
+            }
+            // A removal gets further each time, and so does a pass that recorded something.
+            passes += usize::from(!is_through && self.reported.len() == reported);
+            if passes > PASSES_MAX {
+                return Err(transient(Operation::Reconcile, "the key keeps changing"));
+            }
+            self.observe_again().await?;
+            self.detect_another_daemon(state)?;
+        }
     }
 
     /// Reports a replica that only another daemon can have written, where there may be only one.
