@@ -5,6 +5,7 @@
 //! signer takes any request apart first: docs/performance.md says what that cost.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,6 +25,7 @@ use sha2::{Digest, Sha256};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::s3::accounts::error::ErrorBody;
@@ -38,6 +40,22 @@ pub(crate) struct Signer {
     keeper: Option<Arc<Keeper>>,
     /// How many seconds the service's clock is ahead of ours.
     ahead: AtomicI64,
+    /// The key that signed last.
+    signing_key: Mutex<Option<SigningKey>>,
+}
+
+/// The key of a scope, which four digests derive, and which is good for the scope's day:
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
+struct SigningKey {
+    scope: String,
+    derived_from: Credentials,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SigningKey").field(&self.scope).finish()
+    }
 }
 
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -52,6 +70,7 @@ impl Signer {
         Self {
             keeper,
             ahead: AtomicI64::new(0),
+            signing_key: Mutex::default(),
         }
     }
 
@@ -76,7 +95,7 @@ impl Signer {
             Some(body) => Cow::from(sha256(body)),
         };
         let scope = (endpoint.region.as_str(), "s3");
-        add_signature(&mut request, credentials, scope, self.now(), &payload)?;
+        self.add_signature(&mut request, (credentials, scope), self.now(), &payload)?;
         // Some stores answer 411 without it. It is not signed, because a proxy may drop it.
         if call.body.is_none() && !request.method().is_safe() {
             request.headers_mut().insert(CONTENT_LENGTH, 0.into());
@@ -93,7 +112,7 @@ impl Signer {
     ) -> Result<HttpRequest, BoxError> {
         let mut request = form.map(|text| (SdkBody::from(text), hex(&Sha256::digest(text))));
         let payload = request.body().1.clone();
-        add_signature(&mut request, credentials, scope, self.now(), &payload)?;
+        self.add_signature(&mut request, (credentials, scope), self.now(), &payload)?;
         Ok(request.map(|(body, _)| body).try_into()?)
     }
 
@@ -116,6 +135,70 @@ impl Signer {
         }
     }
 
+    /// Signs a request for a Region's service; `payload` is the body's digest, or the statement that it
+    /// is not signed.
+    fn add_signature<B>(
+        &self,
+        request: &mut Request<B>,
+        (credentials, (region, service)): (&Credentials, (&str, &str)),
+        now: Timestamp,
+        payload: &str,
+    ) -> Result<(), BoxError> {
+        let moment = now.format(MOMENT)?;
+        let (day, _) = moment.split_once('T').unwrap_or_default();
+        let headers = request.headers_mut();
+        headers.insert(DATE, HeaderValue::try_from(&moment)?);
+        headers.insert(PAYLOAD, HeaderValue::try_from(payload)?);
+        if let Some(token) = credentials.session_token() {
+            let mut token = HeaderValue::try_from(token)?;
+            token.set_sensitive(true);
+            headers.insert(TOKEN, token);
+        }
+        let (names, digest) = canonical(request, payload)?;
+        let scope = format!("{day}/{region}/{service}/aws4_request");
+        let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
+        let signature = self.signature_of(&text, credentials, &scope, || {
+            let secret = credentials.secret_access_key();
+            generate_signing_key(secret, now.into(), region, service)
+        });
+        let key_id = credentials.access_key_id();
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
+        );
+        let mut authorization = HeaderValue::try_from(authorization)?;
+        authorization.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+        Ok(())
+    }
+
+    /// Signs a text with the key of a scope, which is derived where another one signed last.
+    fn signature_of<K: AsRef<[u8]>>(
+        &self,
+        text: &str,
+        credentials: &Credentials,
+        scope: &str,
+        derive: impl FnOnce() -> K,
+    ) -> String {
+        let mut last = self
+            .signing_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let secret = credentials.secret_access_key();
+        let signing = match last.take() {
+            Some(known)
+                if known.scope == scope && known.derived_from.secret_access_key() == secret =>
+            {
+                known
+            }
+            Some(_) | None => SigningKey {
+                scope: scope.to_owned(),
+                derived_from: credentials.clone(),
+                key: Zeroizing::new(derive().as_ref().to_vec()),
+            },
+        };
+        calculate_signature(&*last.insert(signing).key, text.as_bytes())
+    }
+
     fn now(&self) -> Timestamp {
         clock::now().saturating_add(time::Duration::seconds(self.ahead.load(Ordering::Relaxed)))
     }
@@ -124,41 +207,6 @@ impl Signer {
 // The moment of a signature, which begins with its day.
 const MOMENT: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
-
-/// Signs a request for a Region's service; `payload` is the body's digest, or the statement that it
-/// is not signed.
-fn add_signature<B>(
-    request: &mut Request<B>,
-    credentials: &Credentials,
-    (region, service): (&str, &str),
-    now: Timestamp,
-    payload: &str,
-) -> Result<(), BoxError> {
-    let moment = now.format(MOMENT)?;
-    let (day, _) = moment.split_once('T').unwrap_or_default();
-    let headers = request.headers_mut();
-    headers.insert(DATE, HeaderValue::try_from(&moment)?);
-    headers.insert(PAYLOAD, HeaderValue::try_from(payload)?);
-    if let Some(token) = credentials.session_token() {
-        let mut token = HeaderValue::try_from(token)?;
-        token.set_sensitive(true);
-        headers.insert(TOKEN, token);
-    }
-    let (names, digest) = canonical(request, payload)?;
-    let scope = format!("{day}/{region}/{service}/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}");
-    let secret = credentials.secret_access_key();
-    let key = generate_signing_key(secret, now.into(), region, service);
-    let signature = calculate_signature(key, text.as_bytes());
-    let key_id = credentials.access_key_id();
-    let authorization = format!(
-        "AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
-    );
-    let mut authorization = HeaderValue::try_from(authorization)?;
-    authorization.set_sensitive(true);
-    request.headers_mut().insert(AUTHORIZATION, authorization);
-    Ok(())
-}
 
 /// Returns the names of the headers that are signed, and the digest of the canonical request.
 fn canonical<B>(request: &Request<B>, payload: &str) -> Result<(String, String), BoxError> {
@@ -449,13 +497,20 @@ mod tests {
 
     #[test]
     fn a_request_is_signed_as_by_awss_own_signer() {
-        let token = Some("token".to_owned());
+        let (signer, token) = (Signer::new(None), Some("token".to_owned()));
         let (day, next) = (
             datetime!(2026-11-28 23:59:59 UTC),
             datetime!(2026-11-29 00:00 UTC),
         );
-        for (token, region, now) in [(None, "eu-west-1", day), (token, "us-east-1", next)] {
-            let credentials = Credentials::new("AKIDEXAMPLE", "secret", token, None, "test");
+        let (one, other) = ("secret", "other secret");
+        let cases = [
+            (None, one, "eu-west-1", day),
+            (None, one, "eu-west-1", next),
+            (token, one, "us-east-1", next),
+            (None, other, "us-east-1", next),
+        ];
+        for (token, secret, region, now) in cases {
+            let credentials = Credentials::new("AKIDEXAMPLE", secret, token, None, "test");
             for uri in [
                 "https://b.s3.eu-west-1.amazonaws.com:443/a%20b/?versions&prefix=a%2F&max-keys=7",
                 "http://store.example:80/b/a",
@@ -470,7 +525,10 @@ mod tests {
                     .unwrap();
                 let payload = "UNSIGNED-PAYLOAD";
                 let wanted = by_aws(&request, &credentials, region, now, payload);
-                add_signature(&mut request, &credentials, (region, "s3"), now, payload).unwrap();
+                let signed_by = (&credentials, (region, "s3"));
+                signer
+                    .add_signature(&mut request, signed_by, now, payload)
+                    .unwrap();
                 let signed = &request.headers()[AUTHORIZATION];
                 assert_eq!(signed, wanted.as_str(), "{uri} {now} {region}");
             }
