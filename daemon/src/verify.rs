@@ -8,7 +8,6 @@ mod report;
 pub(crate) mod rounds;
 
 use std::collections::{BTreeMap, HashMap};
-use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
@@ -22,7 +21,6 @@ use replicator_core::object::{self, Key, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule};
 use replicator_core::stamp::OriginClaim;
-use sha2::{Digest, Sha256};
 
 use crate::admin::failures::parked_versions;
 use crate::clock;
@@ -32,6 +30,7 @@ use crate::reconcile::UnstampedObject;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::s3::client::ResponseHead;
+pub use deep::SampleShare;
 use keys::{KeyPairs, ListedPair, list_key};
 use report::{Line, VerifyReport};
 
@@ -62,31 +61,6 @@ pub struct VerifyOptions {
     /// Print JSON, an object per line
     #[arg(long)]
     pub json: bool,
-}
-
-/// Which share of the keys a sample takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SampleShare(f64);
-
-impl FromStr for SampleShare {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
-        let percent = number.filter(|percent| *percent > 0.0 && *percent <= 100.0);
-        let words = "not a share like 1% or 0.1%, above 0 and up to 100%";
-        percent.map(|percent| Self(percent / 100.0)).ok_or(words)
-    }
-}
-
-impl SampleShare {
-    /// Says whether it takes a key, by a digest of it.
-    fn takes(self, key: &Key, seed: u64) -> bool {
-        let digest = Sha256::new_with_prefix(seed.to_be_bytes());
-        let digest = digest.chain_update(key.as_str()).finalize();
-        let (first, _) = digest.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
-        f64::from(u32::from_be_bytes(*first)) < self.0 * f64::from(u32::MAX)
-    }
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, &'static str> {

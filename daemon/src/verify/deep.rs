@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::str::FromStr;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -11,6 +12,7 @@ use replicator_core::compare::{Difference, HistoryDifference, has_content_of};
 use replicator_core::failure::{Failure, FailureKind, Operation};
 use replicator_core::object::{Key, Timestamp, parse_rfc3339};
 use replicator_core::plan::SourceVersion;
+use sha2::{Digest, Sha256};
 
 use super::keys::is_archived;
 use super::{Compared, Explanation, Pair, Verifier};
@@ -23,6 +25,31 @@ use crate::reconcile::envelope::{may_be_rewrapped, may_hold_key};
 use crate::reconcile::{Tags, lay_out, read_tags};
 use crate::s3::accounts::error::{Side, from_sdk_error};
 use crate::s3::client::{BodyReader, ResponseHead, S3Request, plain_text};
+
+/// Which share of the keys a sample takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleShare(f64);
+
+impl FromStr for SampleShare {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+        let percent = number.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+        let words = "not a share like 1% or 0.1%, above 0 and up to 100%";
+        percent.map(|percent| Self(percent / 100.0)).ok_or(words)
+    }
+}
+
+impl SampleShare {
+    /// Says whether it takes a key, by a digest of it.
+    pub(super) fn takes(self, key: &Key, seed: u64) -> bool {
+        let digest = Sha256::new_with_prefix(seed.to_be_bytes());
+        let digest = digest.chain_update(key.as_str()).finalize();
+        let (first, _) = digest.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        f64::from(u32::from_be_bytes(*first)) < self.0 * f64::from(u32::MAX)
+    }
+}
 
 /// In what a replica differs, and how.
 type Differing = (Difference, String);
