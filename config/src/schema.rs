@@ -82,6 +82,7 @@ tables! {
         visibility_timeout: String,
         dead_letter_url: String,
         work_queue: String,
+        backfill_queue: String,
     }
 
     /// `[[rules]]`: what goes where, and how.
@@ -95,6 +96,7 @@ tables! {
         history: String,
         since: Scalar,
         work_queue: String,
+        backfill_queue: String,
         reconcile: String,
         unmanaged_objects: String,
         delete_markers: bool,

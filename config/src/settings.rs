@@ -44,6 +44,8 @@ pub struct Settings {
     /// The queues that the work of the rules goes through; none where one daemon does all
     /// of it.
     pub work_queues: Vec<Queue>,
+    /// The queues in which hints wait until a work queue is empty, each with that.
+    pub backfill_queues: Vec<Queue>,
     /// What goes where, in the order of the file; at least one.
     pub rules: Vec<Rule>,
 }
@@ -124,6 +126,7 @@ fn resolve(file: &File, problems: &mut Problems<'_>) -> Settings {
         memory_bytes: memory_bytes.unwrap_or(MEMORY_BYTES),
         drain_timeout: drain_timeout.unwrap_or(DRAIN_TIMEOUT),
         work_queues: queues::work_queues(&queues, &rules),
+        backfill_queues: queues::backfill_queues(&queues, &rules),
         queues,
         rules,
         accounts,

@@ -34,8 +34,10 @@ fn the_least_file_has_every_default() {
             visibility_timeout: Duration::from_secs(120),
             dead_letter_url: "https://sqs.eu-west-1.amazonaws.com/111111111111/parked".to_owned(),
             work_queue: None,
+            backfill_queue: None,
         }],
         work_queues: Vec::new(),
+        backfill_queues: Vec::new(),
         rules: vec![rule(
             "all",
             place("here", "orders"),
@@ -106,6 +108,9 @@ fn what_the_example_says_arrives() {
         work_queue: Some(
             "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-work.fifo".to_owned(),
         ),
+        backfill_queue: Some(
+            "https://sqs.eu-west-1.amazonaws.com/111111111111/orders-backfill.fifo".to_owned(),
+        ),
         ..rule(
             "orders",
             place("source", "orders"),
@@ -154,6 +159,7 @@ sse_kms_objects = true
         priority: -7,
         history: History::Latest,
         work_queue: None,
+        backfill_queue: None,
         reconcile: Some(Duration::from_secs(86_400)),
         unmanaged_objects: UnmanagedObjects::Keep,
         delete_markers: true,
@@ -280,6 +286,7 @@ fn rule(id: &str, source: BucketRef, destination: BucketRef) -> Rule {
         history: History::Exact,
         since: None,
         work_queue: None,
+        backfill_queue: None,
         reconcile: None,
         unmanaged_objects: UnmanagedObjects::Overwrite,
         delete_markers: false,

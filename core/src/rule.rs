@@ -39,6 +39,9 @@ pub struct Rule {
     /// The FIFO queue that its work goes through, by its URL; without one its only daemon works
     /// from the events queue.
     pub work_queue: Option<String>,
+    /// The FIFO queue in which hints of a backfill wait until the work queue is empty; without one
+    /// they go to that.
+    pub backfill_queue: Option<String>,
     /// How often the lists of both buckets are compared for keys that miss something; never when
     /// absent.
     pub reconcile: Option<Duration>,

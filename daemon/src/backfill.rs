@@ -145,7 +145,7 @@ pub async fn backfill(
         dry_run: arguments.dry_run,
         queue,
         since: finder.since.format(&Rfc3339).unwrap_or_default(),
-        cost: Cost::of(&counts, hints, 1),
+        cost: Cost::of(&counts, hints, 1 + u64::from(rule.backfill_queue.is_some())),
         counts,
     })
 }

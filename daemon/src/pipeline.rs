@@ -410,6 +410,7 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
         .queues
         .iter()
         .chain(&settings.work_queues)
+        .chain(&settings.backfill_queues)
         .map(|queue| queue.name());
     engine
         .metrics
@@ -432,16 +433,20 @@ fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
     let is_routed = |rule: &Rule| rule.enabled || rule.is_waiting();
     let is_polled = |rule: &Rule| {
         let mut before = old.rules.iter();
-        before.any(|other| {
+        let is_received = |url: &String| old.backfill_queues.iter().any(|queue| queue.url == *url);
+        let is_worked_on = before.any(|other| {
             other.work_queue == rule.work_queue && other.destination == rule.destination
-        })
+        });
+        is_worked_on && rule.backfill_queue.as_ref().is_none_or(is_received)
     };
     let moved = |rule: &Rule| {
         let before = old
             .rules
             .iter()
             .find(|other| other.id == rule.id && is_routed(other));
-        before.is_some_and(|before| before.work_queue != rule.work_queue)
+        before.is_some_and(|before| {
+            before.work_queue != rule.work_queue || before.backfill_queue != rule.backfill_queue
+        })
     };
     let is_wrong = |rule: &&Rule| match &rule.work_queue {
         Some(_) => !had_queues || !is_polled(rule) || moved(rule),
@@ -485,7 +490,7 @@ mod tests {
             "[[queues]]\nurl = \"{url}events\"\naccount = \"a\"\ndead_letter_url = \"{url}parked\"\n"
         );
         let rules = rules
-            .replace("work_queue = ", &format!("work_queue = \"{url}"))
+            .replace("_queue = ", &format!("_queue = \"{url}"))
             .replace(".fifo", ".fifo\"");
         replicator_config::parse(&format!("state_dir = \"/tmp\"\n{accounts}{queue}{rules}"))
             .unwrap()
@@ -521,6 +526,20 @@ mod tests {
                 rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"),
                 one.clone(),
                 None,
+            ),
+            (
+                one.clone(),
+                rule(
+                    "one",
+                    "replicas",
+                    "work_queue = one.fifo\nbackfill_queue = b.fifo",
+                ),
+                Some("one"),
+            ),
+            (
+                one.clone(),
+                format!("{one}{}", same("priority = 1\nbackfill_queue = b.fifo")),
+                Some("two"),
             ),
             (one, rule("one", "replicas", "enabled = false"), None),
         ];

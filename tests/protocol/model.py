@@ -36,7 +36,7 @@ STEPS = {
     "remove": removal.remove,
 }
 # What becomes of a message: World.events.
-UNSENT, WAITING, SETTLED, PARKED = range(4)
+UNSENT, WAITING, SETTLED, PARKED, HINTED = range(5)
 # In the place of how often it was received: it was sent in the place of another.
 HINT = -1
 
@@ -64,7 +64,7 @@ class Model:
 
     def successors(self, world):
         """All that can happen next: (label, world, broken promise)."""
-        found = self._source(world) + self._late(world) + self._redriven(world) + self._tried_again(world)
+        found = self._source(world) + self._late(world) + self._redriven(world) + self._tried_again(world) + self._forwarded(world)
         for number, (ledger, task) in enumerate(world.daemons):
             if task is None:
                 found += self._receive(world, number, ledger)
@@ -94,8 +94,17 @@ class Model:
         at = world.happened
         if at == len(self.history.words):
             return []
-        events = _with(world.events, at, (WAITING, 0))
+        is_apart = self.history.words[at] == "H" and self.rules.exclusion == "groups"
+        events = _with(world.events, at, (HINTED if is_apart else WAITING, 0))
         return [(("source", at), world._replace(happened=at + 1, events=events), None)]
+
+    def _forwarded(self, world):
+        """The router sends a hint of the backfill queue to the work queue, where its key's group is. That it waits until nothing
+        else is there only paces it."""
+        if self.rules.backfill != "forwarded":
+            return []
+        hinted = [event for event, (state, _) in enumerate(world.events) if state == HINTED]
+        return [(("is sent on", event), world._replace(events=_with(world.events, event, (WAITING, 0))), None) for event in hinted]
 
     def _late(self, world):
         found = []
@@ -125,19 +134,26 @@ class Model:
 
     def _deliverable(self, world):
         """What the queue may hand out, whether that is a redelivery, and which faults are left then. In a FIFO queue with one
-        group nothing comes beside a message in work but that message, and what shows again comes before what never came."""
-        held = [task.event for _, task in world.daemons if task is not None and not task.bypasses]
+        group nothing comes beside a message in work but that message, and what shows again comes before what never came. A
+        backfill queue that is worked on is another such queue, and knows nothing of the groups of the first."""
+        queues = [WAITING] if self.rules.backfill == "forwarded" else [WAITING, HINTED]
+        return [one for queue in queues for one in self._deliverable_from(world, queue)]
+
+    def _deliverable_from(self, world, queue):
+        other = WAITING if queue == HINTED else HINTED
+        states = world.events
+        held = [task.event for _, task in world.daemons if task is not None and not task.bypasses and states[task.event][0] != other]
         grouped, faults, found = self.rules.exclusion == "groups", world.faults, []
-        shows_again = [at for at, (state, times) in enumerate(world.events) if state == WAITING and times > 0 and at not in held]
-        for event, (state, times) in enumerate(world.events):
+        shows_again = [at for at, (state, times) in enumerate(states) if state == queue and times > 0 and at not in held]
+        for event, (state, times) in enumerate(states):
             first = held or shows_again[:1]
-            if state in (UNSENT, PARKED) or (grouped and first and event not in first):
+            if state in (UNSENT, PARKED, other) or (grouped and first and event not in first):
                 continue
             if event in held and faults.expired:
                 found.append((event, True, faults._replace(expired=faults.expired - 1)))
             elif event not in held and state == SETTLED and faults.duplicate:
                 found.append((event, False, faults._replace(duplicate=faults.duplicate - 1)))
-            elif event not in held and state == WAITING:
+            elif event not in held and state == queue:
                 found.append((event, times > 0, faults))
         return found
 

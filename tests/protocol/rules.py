@@ -19,6 +19,9 @@ class Rules(NamedTuple):
     retries_queue: bool = True
     # Such a message is, as a redelivery, never answered from the ledger: its task may have done a part.
     hints_read: bool = True
+    # Hints of a backfill wait in a queue of their own and are "forwarded" to the work queue, into the group of their key; or they are
+    # "worked on" where they are, which is another FIFO queue with groups of its own.
+    backfill: str = "forwarded"
     # What was received too often is parked by its worker, which has waited; or the queue itself moves it to the dead-letter queue.
     worker_parks: bool = True
     # Whether the endpoint honours conditions, or is asked for none.

@@ -52,6 +52,8 @@ def families(rules, length=3):
     yield "below the newest by initiation", up_to(length, "PUML", "L"), by_start
     yield "latest", objects, rules._replace(history="latest")
     yield "latest, absent by condition", objects, rules._replace(history="latest", absent="condition")
+    yield "hints beside events", up_to(length, "PMH", "H"), rules
+    yield "hints and purges", up_to(length, "PHX", "H"), purging
     yield "purges", up_to(length, "PMX", "X"), purging
     yield "purges of parts", up_to(length, "UMX", "X"), purging._replace(order="initiation")
     yield "purges left out", up_to(length, "PMX", "X"), rules

@@ -34,6 +34,13 @@ CLEAN = [
     ("a purge that bares a marker, and no ledger", "Pa M | Pb X1 X2", PURGING, Faults(), 2),
     ("two markers taken back, and no ledger", "Pa M M | X1 X2", PURGING, Faults(crash=1), 2),
     ("a marker that was taken for another", "Pa M Pb M | X3 X1", PURGING, Faults(crash=1), 1),
+    ("a hint beside events", "Pa H M", {}, Faults(crash=1, lost_ledger=1, late=1), 2),
+    ("a hint that comes last, for three", "Pa M H", {}, Faults(expired=1, duplicate=1), 3),
+    ("a hint that is parked", "Pa M H", BARE, Faults(parked=1, late=1), 2),
+    ("hints of two runs", "H Pa H M", {"absent": "condition"}, Faults(crash=1), 2),
+    ("a hint and a purge", "Pa Pb H X0", PURGING, Faults(crash=1), 2),
+    ("a hint in latest mode", "Pa H M", {"history": "latest"}, Faults(crash=1, late=1), 2),
+    ("a hint for one daemon", "Pa H M", ALONE, Faults(crash=1, lost_ledger=1, late=1), 1),
     ("one daemon", "Pa M Pa", ALONE | BARE, Faults(crash=1, lost_ledger=1, late=1), 1),
 ]
 
@@ -48,6 +55,8 @@ NEEDED = [
     ("the same, no conditions", ALONE | BARE | {"waits": False}, "Pa", Faults(crash=1, late=1), 1, "H-twice", "[v1(a), v1(a)]"),
     ("the wait for a lost answer", {"hold": False}, "Pa M", Faults(late=1), 1, "M", "[v1(a), m2, v1(a)]"),
     ("a message for a retry", {"retries_queue": False}, "Pa M", Faults(parked=1), 2, "M", "[v1(a), m2, v1(a)]"),
+    ("hints go the way of events", {"backfill": "worked on"}, "Pa M H", Faults(), 2, "M", "[v1(a), m2, v1(a)]"),
+    ("the same, no conditions", BARE | {"backfill": "worked on"}, "Pa H", Faults(), 2, "H-twice", "[v1(a), v1(a)]"),
     ("a hint is no first delivery", {"hints_read": False}, "M LA", Faults(parked=1), 1, "H-missing", "[v2(A)]"),
     ("a redelivery reads", {"redelivery_reads": False}, "M LA", Faults(crash=1), 2, "H-missing", "[v2(A)]"),
     ("the worker parks, not the queue", {"worker_parks": False}, "Pa M", Faults(crash=1, late=1, parked=1), 2, "M", "[v1(a), m2, v1(a)]"),

@@ -7,8 +7,10 @@ use std::time::Duration;
 use replicator_config::Settings;
 use replicator_fakes::faults::{Effect, Fault, Place};
 use s3_replicator::backfill::{BackfillArguments, BackfillSummary, backfill};
+use s3_replicator::pipeline::Role;
+use tokio_util::sync::CancellationToken;
 
-use crate::fleet;
+use crate::fleet::{self, Plan};
 use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, WORK, simulate};
 
@@ -65,6 +67,13 @@ async fn fill(sim: &Sim, keys: usize) {
             true => drop(sim.delete(&key).await),
             false => sim.put(&key, b"two").await,
         }
+    }
+}
+
+/// Writes a version of the first of these keys.
+async fn write_again(sim: &Sim, keys: usize, body: &'static [u8]) {
+    for key in (0..keys).map(|number| format!("{}/{number:04}", number % 7)) {
+        sim.put(&key, body).await;
     }
 }
 
@@ -260,4 +269,93 @@ fn what_is_older_than_the_rule_is_counted_and_left_to_its_since() {
         assert_eq!(sim.s3.keys_ever(ARCHIVE), ["old/1"]);
         assert_eq!(sim.s3.ever(ARCHIVE, "old/1").len(), 1);
     });
+}
+
+/// Where hints wait beside live events.
+const HINTS: &str = "hints.fifo";
+
+fn with_hints(sim: &Sim) -> String {
+    sim.sqs.create_fifo(HINTS);
+    format!("backfill_queue = \"{}\"", sim.sqs.url(HINTS))
+}
+
+/// Waits until nothing is left to do, hints included.
+async fn all_drained(sim: &Sim) {
+    loop {
+        sim.drained().await;
+        let depth = sim.sqs.depth(HINTS);
+        if depth.visible + depth.hidden == 0 && sim.waiting() == 0 {
+            return;
+        }
+    }
+}
+
+#[test]
+fn hints_wait_in_their_queue_while_events_wait_and_both_keep_each_key_in_order() {
+    simulate(5, async |mut sim| {
+        sim.share();
+        let rule = with_hints(&sim);
+        fill(&sim, 200).await;
+        sim.post_everything();
+        let settings = fleet::settings(&mut sim, &rule, AWS);
+        let summary = run(&sim, &settings, &arguments()).await.unwrap();
+        assert_eq!((summary.counts.sent, sim.waiting()), (200, 0));
+        assert_eq!(summary.queue, HINTS);
+
+        // A router alone: what it sends on, no worker takes, so it sends no more than a few.
+        let router = fleet::nth_with_rule(&mut sim, Role::Router, &rule, 2).await;
+        sim.pass(Duration::from_secs(60)).await;
+        let sent_on = sim.sqs.depth(WORK).visible;
+        assert!((1..=60).contains(&sent_on), "{sent_on}");
+        assert_eq!(sim.sqs.depth(HINTS).visible, 200 - sent_on);
+        // Events are routed all the same, those of keys with hints among them.
+        write_again(&sim, 40, b"live").await;
+        sim.pass(Duration::from_secs(5)).await;
+        assert_eq!(sim.sqs.depth(WORK).visible, sent_on + 40);
+        router.stop().await;
+
+        let mut daemons = Vec::new();
+        for number in 0..2 {
+            daemons.push(fleet::nth(&mut sim, &rule, AWS, number).await);
+        }
+        write_again(&sim, 40, b"later").await;
+        all_drained(&sim).await;
+        for daemon in daemons {
+            daemon.stop().await;
+        }
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+        let hinted = sim.sqs.deleted(HINTS);
+        assert_eq!(hinted.len(), 200, "each hint is sent on once");
+    });
+}
+
+#[test]
+fn routers_that_die_with_hints_in_hand_lose_none() {
+    for seed in 0..3 {
+        simulate(seed, async |mut sim| {
+            sim.share();
+            let rule = with_hints(&sim);
+            fill(&sim, 120).await;
+            sim.post_everything();
+            let settings = fleet::settings(&mut sim, &rule, AWS);
+            run(&sim, &settings, &arguments()).await.unwrap();
+            let plan = Plan {
+                daemons: 2,
+                crashes: 2,
+                lose_disks: true,
+                ..Plan::of_one(&rule, AWS)
+            };
+            let members = fleet::members(&mut sim, &plan);
+            let stop = CancellationToken::new();
+            let lives = fleet::live(members, stop.clone());
+            let user = async {
+                write_again(&sim, 120, b"live").await;
+                all_drained(&sim).await;
+                stop.cancel();
+            };
+            let (fates, ()) = tokio::join!(lives, user);
+            assert!(fates.iter().any(|fate| !fate.deaths.is_empty()));
+            assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "{seed}");
+        });
+    }
 }

@@ -114,7 +114,12 @@ pub(crate) async fn nth(sim: &mut Sim, rule: &str, account: &str, number: usize)
 
 /// Starts the one of this number for a part of the work.
 pub(crate) async fn nth_as(sim: &mut Sim, role: Role, number: usize) -> Daemon {
-    let member = Member::new(sim, &Plan::of_one("", AWS), number);
+    nth_with_rule(sim, role, "", number).await
+}
+
+/// The same with other keys of the rule.
+pub(crate) async fn nth_with_rule(sim: &mut Sim, role: Role, rule: &str, number: usize) -> Daemon {
+    let member = Member::new(sim, &Plan::of_one(rule, AWS), number);
     Member { role, ..member }.start(Failpoints::default()).await
 }
 

@@ -280,7 +280,7 @@ impl<'a> GrantDraft<'a> {
             self.grant_queue(Place::DeadLetterQueue, queue, &queue.dead_letter_url);
             self.let_s3_send(queue);
         }
-        for queue in &settings.work_queues {
+        for queue in settings.work_queues.iter().chain(&settings.backfill_queues) {
             self.grant_queue(Place::WorkQueue, queue, &queue.url);
         }
     }

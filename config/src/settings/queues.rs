@@ -23,6 +23,8 @@ pub struct Queue {
     pub dead_letter_url: String,
     /// The FIFO queue that the work of the rules goes through which name none of their own.
     pub work_queue: Option<String>,
+    /// The FIFO queue in which their hints wait.
+    pub backfill_queue: Option<String>,
 }
 
 impl Queue {
@@ -58,7 +60,9 @@ pub(super) fn resolve(
 pub(super) fn drop_idle(rules: &mut [Rule]) {
     let mut enabled = rules.iter().filter(|rule| rule.enabled).peekable();
     if enabled.peek().is_some() && enabled.all(|rule| rule.work_queue.is_none()) {
-        rules.iter_mut().for_each(|rule| rule.work_queue = None);
+        for rule in rules {
+            (rule.work_queue, rule.backfill_queue) = (None, None);
+        }
     }
 }
 
@@ -73,10 +77,28 @@ pub(super) fn work_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
         Some(Queue {
             url: url.clone(),
             work_queue: None,
+            backfill_queue: None,
             ..naming(queues, url)?.clone()
         })
     };
     urls.into_iter().filter_map(work_queue).collect()
+}
+
+/// Returns the backfill queues of the rules, each once, with the work queue that it is for.
+pub(super) fn backfill_queues(queues: &[Queue], rules: &[Rule]) -> Vec<Queue> {
+    let urls = rules
+        .iter()
+        .filter_map(|rule| rule.backfill_queue.as_ref().zip(rule.work_queue.as_ref()));
+    let urls: BTreeMap<&String, &String> = urls.collect();
+    let backfill_queue = |(url, work_queue): (&String, &String)| {
+        Some(Queue {
+            url: url.clone(),
+            work_queue: Some(work_queue.clone()),
+            backfill_queue: None,
+            ..naming(queues, work_queue)?.clone()
+        })
+    };
+    urls.into_iter().filter_map(backfill_queue).collect()
 }
 
 /// Returns the queue whose account reaches a work queue: one that names it, or else the first.
@@ -114,8 +136,21 @@ fn queue(
     let work_queue = written
         .work_queue
         .parse_with(problems, values::work_queue_url);
+    let backfill_queue = &written.backfill_queue;
+    if written.work_queue.is_absent() {
+        backfill_queue.refuse_present(problems, BESIDE_NONE);
+    }
+    let backfill_queue = backfill_queue.parse_with(problems, values::work_queue_url);
+    if backfill_queue.is_some() && backfill_queue == work_queue {
+        let message = "is the work queue itself; name a queue of its own, or leave it out";
+        problems.add_problem(&written.backfill_queue.spot, message);
+    }
     let reached = account.as_ref().and_then(|name| accounts.get(name));
-    for field in [&written.url, &written.dead_letter_url, &written.work_queue] {
+    let fifo = [&written.work_queue, &written.backfill_queue];
+    for field in [&written.url, &written.dead_letter_url]
+        .into_iter()
+        .chain(fifo)
+    {
         refuse_elsewhere(field, reached, problems);
     }
     Some(Queue {
@@ -123,9 +158,14 @@ fn queue(
         account: account?,
         visibility_timeout: visibility_timeout.unwrap_or(VISIBILITY_TIMEOUT),
         dead_letter_url: dead_letter_url?,
+        backfill_queue: backfill_queue.filter(|_| work_queue.is_some()),
         work_queue,
     })
 }
+
+/// What is wrong with a backfill queue that is for no work queue.
+pub(super) const BESIDE_NONE: &str =
+    "there is no work_queue that hints could wait for here; name one, or leave it out";
 
 /// Requests are signed for the account's Region and sent there, by one client for all its queues.
 pub(super) fn refuse_elsewhere(

@@ -74,6 +74,8 @@ fn rule(
     let per_hour = written
         .version_deletes_per_hour
         .parse_with(problems, per_hour);
+    let around = (accounts, queues);
+    let work_queue = work_queue(written, around, problems);
     Some(Rule {
         enabled: written.enabled.value_or(true),
         priority: written.priority.value_or(0),
@@ -83,7 +85,8 @@ fn rule(
         filter: resolve_filter(&written.filter, problems),
         history: word_or_default(&written.history, problems),
         since: written.since.parse_with(problems, values::parse_moment),
-        work_queue: work_queue(written, (accounts, queues), problems),
+        backfill_queue: backfill_queue(written, work_queue.as_ref(), around, problems),
+        work_queue,
         reconcile: written.reconcile.parse_with(problems, interval),
         unmanaged_objects: word_or_default(&written.unmanaged_objects, problems),
         delete_markers: written.delete_markers.value_or(false),
@@ -117,15 +120,53 @@ fn work_queue(
         queues::refuse_elsewhere(field, account, problems);
         return field.parse_with(problems, values::work_queue_url);
     }
-    let (first, others) = queues.split_first()?;
-    if others
-        .iter()
-        .any(|queue| queue.work_queue != first.work_queue)
-    {
-        let message = "the queues name different work queues; name the one that this rule's work goes through";
+    let named = queues.iter().map(|queue| &queue.work_queue);
+    let message =
+        "the queues name different work queues; name the one that this rule's work goes through";
+    same_of_all(named, (field, message), problems)
+}
+
+/// Returns the rule's own backfill queue, or else that of the queues, if its work queue is theirs.
+fn backfill_queue(
+    written: &schema::Rule,
+    work_queue: Option<&String>,
+    (accounts, queues): (&BTreeMap<String, Account>, &[Queue]),
+    problems: &mut Problems<'_>,
+) -> Option<String> {
+    let field = &written.backfill_queue;
+    if field.is_absent() {
+        let named = queues.iter().map(|queue| &queue.backfill_queue);
+        let message = "the queues name different backfill queues; name the one that this rule's hints wait in";
+        return match written.work_queue.is_absent() {
+            true => same_of_all(named, (field, message), problems),
+            false => None,
+        };
+    }
+    let Some(work_queue) = work_queue else {
+        field.refuse_present(problems, queues::BESIDE_NONE);
+        return None;
+    };
+    let account = queues::naming(queues, work_queue).and_then(|queue| accounts.get(&queue.account));
+    queues::refuse_elsewhere(field, account, problems);
+    let own = field.parse_with(problems, values::work_queue_url);
+    if own.as_ref() == Some(work_queue) {
+        let message = "is the work queue itself; name a queue of its own, or leave it out";
         problems.add_problem(&field.spot, message);
     }
-    first.work_queue.clone()
+    own
+}
+
+/// Returns what all queues name; a rule has to say it where they differ.
+fn same_of_all<'q>(
+    mut named: impl Iterator<Item = &'q Option<String>>,
+    (field, message): (&Field<String>, &str),
+    problems: &mut Problems<'_>,
+) -> Option<String> {
+    let first = named.next()?;
+    if named.any(|other| other != first) {
+        problems.add_problem(&field.spot, message);
+    }
+    first.clone()
 }
 
 fn bucket_ref(

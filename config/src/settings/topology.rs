@@ -152,7 +152,7 @@ type Conflict = fn(&Edge<'_>, &Edge<'_>) -> Option<String>;
 type SpotOf = fn(&schema::Rule) -> &Location;
 
 /// Each is reported against the first earlier rule that it holds for.
-const CONFLICTS: [(Conflict, SpotOf); 7] = [
+const CONFLICTS: [(Conflict, SpotOf); 8] = [
     (other_account_of_source, |rule| &rule.source.spot),
     (other_account_of_destination, |rule| &rule.destination.spot),
     (ambiguous_source, |rule| &rule.source.spot),
@@ -167,6 +167,10 @@ const CONFLICTS: [(Conflict, SpotOf); 7] = [
     (other_work_queue, |rule| match rule.work_queue.is_absent() {
         true => &rule.id.spot,
         false => &rule.work_queue.spot,
+    }),
+    (mixed_queues, |rule| match rule.backfill_queue.is_absent() {
+        true => &rule.id.spot,
+        false => &rule.backfill_queue.spot,
     }),
 ];
 
@@ -276,6 +280,28 @@ fn other_work_queue(edge: &Edge<'_>, other: &Edge<'_>) -> Option<String> {
     };
     let (own, id) = (own.as_deref().unwrap_or("none"), &other.rule().id);
     Some(format!("its work queue is {own:?}, and rule {id:?} {why}"))
+}
+
+/// A backfill queue is received from while one work queue is empty, and its messages go there.
+fn mixed_queues(edge: &Edge<'_>, other: &Edge<'_>) -> Option<String> {
+    let (rule, others) = (edge.rule(), other.rule());
+    let is_same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+    let why = if is_same(&rule.backfill_queue, &others.work_queue)
+        || is_same(&rule.work_queue, &others.backfill_queue)
+    {
+        "names the same queue for other messages; name one queue for work and another for hints"
+    } else if is_same(&rule.backfill_queue, &others.backfill_queue)
+        && rule.work_queue != others.work_queue
+    {
+        "has it for another work queue; name a backfill queue for each work queue"
+    } else {
+        return None;
+    };
+    let own = rule.backfill_queue.as_deref().unwrap_or("none");
+    Some(format!(
+        "its backfill queue is {own:?}, and rule {:?} {why}",
+        others.id
+    ))
 }
 
 type Differs = fn(&Rule, &Rule) -> bool;

@@ -420,6 +420,7 @@ fn rule(id: &str, priority: i64, destination: &str) -> Rule {
         history: History::Exact,
         since: None,
         work_queue: None,
+        backfill_queue: None,
         reconcile: None,
         unmanaged_objects: UnmanagedObjects::Overwrite,
         delete_markers: false,

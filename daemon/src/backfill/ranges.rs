@@ -61,8 +61,9 @@ struct Splitter<'a> {
 impl Splitter<'_> {
     async fn split_each(&mut self, parts: &[String]) -> Result<Vec<String>, Failure> {
         let mut finer = Vec::new();
-        for part in parts {
-            match self.probes < PROBES_MAX {
+        for (at, part) in parts.iter().enumerate() {
+            let are_enough = finer.len() + parts.len() - at >= RANGES_WANTED;
+            match self.probes < PROBES_MAX && !are_enough {
                 true => finer.extend(self.split_part(part).await?),
                 false => finer.push(part.clone()),
             }

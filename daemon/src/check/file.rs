@@ -199,6 +199,8 @@ pub(super) fn queue_places(settings: &Settings) -> Vec<QueuePlace<'_>> {
     }
     let work = settings.work_queues.iter();
     places.extend(work.map(|queue| (Purpose::Work, &queue.url, &queue.account)));
+    let backfill = settings.backfill_queues.iter();
+    places.extend(backfill.map(|queue| (Purpose::Backfill, &queue.url, &queue.account)));
     places.sort();
     places.dedup();
     places

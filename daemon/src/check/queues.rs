@@ -22,6 +22,9 @@ pub(super) enum Purpose {
     /// The work of the rules goes through it.
     #[strum(serialize = "work queue")]
     Work,
+    /// Hints wait in it.
+    #[strum(serialize = "backfill queue")]
+    Backfill,
     /// What cannot be done waits in it.
     #[strum(serialize = "dead-letter queue")]
     DeadLetter,
@@ -142,7 +145,7 @@ pub(super) fn judge(
             }
             judge_key(place, attributes, section);
         }
-        Purpose::Work => {
+        Purpose::Work | Purpose::Backfill => {
             section.add(fifo(place, attributes));
             section.add(any_redrive(place, attributes));
             section.add(throughput(place, attributes));
@@ -194,6 +197,7 @@ fn unread(
         let why = match place.purpose {
             Purpose::Events => "the bucket's events have nowhere to go, and are lost",
             Purpose::Work => "the work of the rules goes through it: nothing is replicated",
+            Purpose::Backfill => "hints wait there: `backfill` has nowhere to send them",
             Purpose::DeadLetter => "what cannot be done waits there, and has no place now",
         };
         let what = format!("SQS knows no such queue: {words}");
@@ -219,7 +223,7 @@ fn unread(
 /// Writes the command that makes a queue as it has to be.
 fn creation(place: QueuePlace<'_>, senders: &[Sender], documents: &DocumentSet<'_>) -> Fix {
     let mut attributes = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
-    if place.purpose == Purpose::Work {
+    if matches!(place.purpose, Purpose::Work | Purpose::Backfill) {
         for (name, value) in [("FifoQueue", "true")].iter().chain(&HIGH_THROUGHPUT) {
             attributes = with_field(attributes, name, json!(value));
         }
@@ -256,7 +260,9 @@ fn retention(place: QueuePlace<'_>, attributes: &QueueAttributes) -> Option<Find
     );
     let why = match place.purpose {
         Purpose::DeadLetter => "what waits there longer is lost, and its objects stay unreplicated",
-        Purpose::Events | Purpose::Work => "an event that waits longer than that is lost",
+        Purpose::Events | Purpose::Work | Purpose::Backfill => {
+            "an event that waits longer than that is lost"
+        }
     };
     let value = json!({"MessageRetentionPeriod": RETENTION_SECONDS.to_string()});
     Some(
@@ -390,7 +396,7 @@ pub(super) async fn try_access(
 ) {
     let sqs = &clients.sqs;
     let mut denied = Vec::new();
-    if matches!(place.purpose, Purpose::Events | Purpose::Work) {
+    if place.purpose != Purpose::DeadLetter {
         let receive = sqs.receive_message().queue_url(place.url);
         let receive = receive
             .max_number_of_messages(NO_MESSAGES)
@@ -416,7 +422,7 @@ pub(super) async fn try_access(
             ask(hide.send()).await.err(),
         ));
     }
-    if matches!(place.purpose, Purpose::Work | Purpose::DeadLetter) {
+    if place.purpose != Purpose::Events {
         let send = sqs.send_message_batch().queue_url(place.url);
         let refusal = ask(send.set_entries(Some(Vec::new())).send()).await.err();
         denied.push((CheckName::QueueSend, "sqs:SendMessage", refusal));

@@ -34,6 +34,10 @@ const IN_FLIGHT_MAX: usize = 500;
 // and bytes.
 const PART_MIN: usize = 128;
 
+// Hints of one queue that the router has in flight: an event waits behind them at the most, half a
+// second at 100 keys a second.
+const HINTS_MAX: usize = 50;
+
 /// Which part of the work a daemon does, where there are work queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -111,6 +115,7 @@ impl<'a> Receiving<'a> {
         let routed = (role != Role::Worker).then(|| {
             let (routed, events) = mpsc::channel(deliveries_max(self.settings));
             self.start_events(&routed, None);
+            self.start_hints(&routed);
             events
         });
         match role {
@@ -142,6 +147,22 @@ impl<'a> Receiving<'a> {
         for access in queues.filter_map(|queue| access(&self.engine.accounts, queue)) {
             let gate = in_flight_max.map(|max| PollGate::of_events(max, self.pause_gate(None)));
             self.start_one(&access, deliver, gate);
+        }
+    }
+
+    /// Starts the receivers of hints, which the router sends to their work queues.
+    fn start_hints(&mut self, deliver: &mpsc::Sender<ReceivedMessage>) {
+        for queue in &self.settings.backfill_queues {
+            let mut work_queues = self.engine.work_queues.iter();
+            let work_queue =
+                work_queues.find(|access| Some(&access.queue.url) == queue.work_queue.as_ref());
+            let Some((work_queue, access)) = work_queue.zip(access(&self.engine.accounts, queue))
+            else {
+                continue;
+            };
+            let pause = self.pause_gate(queue.work_queue.clone());
+            let gate = PollGate::of_hints(HINTS_MAX, pause, Arc::clone(work_queue));
+            self.start_one(&access, deliver, Some(gate));
         }
     }
 
@@ -208,7 +229,8 @@ fn part_of(messages: usize, queues: usize) -> usize {
 
 /// Returns how many messages may be on their way to a station.
 pub(super) fn deliveries_max(settings: &Settings) -> usize {
-    DELIVERIES_MAX * settings.queues.len().max(settings.work_queues.len()).max(1)
+    let routed = settings.queues.len() + settings.backfill_queues.len();
+    DELIVERIES_MAX * routed.max(settings.work_queues.len()).max(1)
 }
 
 /// Returns a queue and the client that reaches it. The configuration was checked: its account is

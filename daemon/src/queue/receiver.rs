@@ -47,6 +47,8 @@ pub(crate) struct Receiver {
 pub(crate) struct PollGate {
     pause: PauseGate,
     destination: Option<(ConcurrencyControl, BucketRef)>,
+    /// The work queue that has to be empty, if this is a queue of hints.
+    yields_to: Option<Arc<QueueAccess>>,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     /// Places of redelivered messages, whose tasks begin by waiting for what a predecessor may have
@@ -86,6 +88,7 @@ impl PollGate {
         Self {
             pause,
             destination: None,
+            yields_to: None,
             in_flight: places(),
             in_flight_max,
             redelivered: places(),
@@ -102,6 +105,24 @@ impl PollGate {
             destination: Some(destination),
             ..Self::of_events(in_flight_max, pause)
         }
+    }
+
+    /// Bounds a queue of hints, which are received while nothing waits in their work queue: so an
+    /// event is behind those alone that are under way to it.
+    pub(crate) fn of_hints(
+        in_flight_max: usize,
+        pause: PauseGate,
+        work_queue: Arc<QueueAccess>,
+    ) -> Self {
+        Self {
+            yields_to: Some(work_queue),
+            ..Self::of_events(in_flight_max, pause)
+        }
+    }
+
+    /// Says whether its messages have groups.
+    fn is_grouped(&self) -> bool {
+        self.destination.is_some() || self.yields_to.is_some()
     }
 
     /// Returns the place of a message that was received in this one.
@@ -203,6 +224,9 @@ impl Receiver {
                     self.poll.poll_paused();
                     tokio::time::sleep(CHECKED_EVERY).await;
                 }
+                if let Some(work_queue) = &gate.yields_to {
+                    self.wait_until_empty(work_queue).await;
+                }
                 gate.acquire_places().await
             }
             None => Vec::new(),
@@ -212,6 +236,27 @@ impl Receiver {
             None => BATCH_MAX,
         };
         Ok((self.deliveries.reserve_many(most).await?, places))
+    }
+
+    /// Waits until nothing is to be received from a queue, as far as SQS tells, which may be some
+    /// seconds behind.
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html>
+    async fn wait_until_empty(&self, work_queue: &QueueAccess) {
+        loop {
+            match work_queue.count_waiting().await {
+                Ok(0) => return,
+                // That it is not polled is as it should be.
+                Ok(_) => self.poll.poll_succeeded(),
+                Err(error) => {
+                    self.poll.poll_failed(&error);
+                    warn!(
+                        queue = self.queue_name(),
+                        error, "cannot ask whether the work queue is empty, hints wait"
+                    );
+                }
+            }
+            tokio::time::sleep(CHECKED_EVERY).await;
+        }
     }
 
     fn place(&self, message: Message, place: Option<OwnedSemaphorePermit>) -> Message {
@@ -245,7 +290,7 @@ impl Receiver {
             .wait_time_seconds(i32::try_from(self.poll_time().as_secs()).unwrap_or(i32::MAX))
             .visibility_timeout(visibility)
             .set_message_system_attribute_names(Some(self.attributes()))
-            .set_message_attribute_names(self.is_of_work().then(|| vec![AGAIN.to_owned()]))
+            .set_message_attribute_names(self.is_grouped().then(|| vec![AGAIN.to_owned()]))
             .send()
             .await
             .map_err(|error| error::error_words(&error))?;
@@ -262,7 +307,7 @@ impl Receiver {
             MessageSystemAttributeName::SentTimestamp,
         ];
         let group = MessageSystemAttributeName::MessageGroupId;
-        names.extend(self.is_of_work().then_some(group));
+        names.extend(self.is_grouped().then_some(group));
         names
     }
 
@@ -281,7 +326,7 @@ impl Receiver {
         let count = number_of(MessageSystemAttributeName::ApproximateReceiveCount);
         let sent = number_of(MessageSystemAttributeName::SentTimestamp);
         let group =
-            attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.is_of_work());
+            attribute(MessageSystemAttributeName::MessageGroupId).filter(|_| self.is_grouped());
         Some(Message {
             number,
             queue: Arc::clone(&self.access),
@@ -354,10 +399,8 @@ impl Receiver {
         time.clamp(Duration::from_secs(1), POLL_MAX)
     }
 
-    fn is_of_work(&self) -> bool {
-        self.gate
-            .as_ref()
-            .is_some_and(|gate| gate.destination.is_some())
+    fn is_grouped(&self) -> bool {
+        self.gate.as_ref().is_some_and(PollGate::is_grouped)
     }
 
     fn queue_name(&self) -> &str {

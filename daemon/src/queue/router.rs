@@ -1,7 +1,8 @@
 //! The router: events leave their queue as one message for each destination key, sent to the work
 //! queue of their rule. An event is deleted once all of that is in the work queues. It keeps no
 //! state: what it did not finish comes again, and what was sent before is dropped by its
-//! deduplication id, or is an event too many.
+//! deduplication id, or is an event too many. Hints of a backfill queue go the same way, as long as
+//! nothing waits in their work queue.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -137,7 +138,7 @@ impl Router {
         let (message, events, mut action) = delivery.read(rules, metrics);
         let (mut work, mut wait) = (Vec::new(), Duration::ZERO);
         for (record, event) in events.iter().enumerate() {
-            for task in self.engine.tasks_for(rules, event) {
+            for task in only_own(&message, self.engine.tasks_for(rules, event)) {
                 match item(&message, record, event, &task) {
                     Ok(item) => work.push(item),
                     Err(left) => wait = wait.max(left),
@@ -158,6 +159,16 @@ impl Router {
             action,
             work,
         }
+    }
+}
+
+/// Leaves of the tasks of a hint the one that it is for: an event of its key may have several. If
+/// the rules have changed since, all are looked at.
+fn only_own(message: &Message, tasks: Vec<Task>) -> Vec<Task> {
+    let is_own = |task: &Task| message.group.as_ref() == Some(&group_of(&task.target));
+    match tasks.iter().any(is_own) {
+        true => tasks.into_iter().filter(is_own).collect(),
+        false => tasks,
     }
 }
 

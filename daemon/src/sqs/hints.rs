@@ -75,7 +75,12 @@ impl HintSender {
             queues: WorkQueues::new([Arc::clone(&access)]),
             access,
             run: run.to_owned(),
-            room: 0,
+            // In a queue of their own they are in no event's way.
+            room: if rule.backfill_queue.is_some() {
+                u64::MAX
+            } else {
+                0
+            },
         })
     }
 
@@ -179,11 +184,16 @@ fn retain_places<T>(elements: &mut Vec<T>, is_kept: impl Fn(usize) -> bool) {
     elements.retain(|_| at.next().is_some_and(&is_kept));
 }
 
-/// Returns the queue that hints of a rule go to: its work queue, or else an events queue that the
-/// one daemon receives from.
+/// Returns the queue that hints of a rule go to: its backfill queue or its work queue, or else an
+/// events queue that the one daemon receives from.
 fn find_queue<'s>(settings: &'s Settings, rule: &Rule) -> anyhow::Result<&'s Queue> {
-    let found = match &rule.work_queue {
-        Some(url) => settings.work_queues.iter().find(|queue| queue.url == *url),
+    let own = rule.backfill_queue.as_ref().or(rule.work_queue.as_ref());
+    let found = match own {
+        Some(url) => {
+            let queues = &settings.backfill_queues;
+            let mut queues = queues.iter().chain(&settings.work_queues);
+            queues.find(|queue| queue.url == *url)
+        }
         None if !rule.enabled => bail!(
             "rule {:?} is disabled and has no work queue: its hints would be deleted, as its events are; enable it first",
             rule.id

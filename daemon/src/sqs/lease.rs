@@ -548,6 +548,7 @@ mod tests {
             visibility_timeout: VISIBILITY,
             dead_letter_url: "https://sqs.eu-west-1.amazonaws.com/111111111111/parked".to_owned(),
             work_queue: None,
+            backfill_queue: None,
         };
         Leases::new(client, &queue, Metrics::new().unwrap())
     }
