@@ -26,6 +26,8 @@ async fn logs_name_each_settled_task_and_no_secret() {
     );
     assert!(!log.contains(BODY), "a body is in the log");
     assert!(!log.contains(SECRET), "the secret key is in the log");
+    let of_the_sdk = |line: &&str| line.contains(" DEBUG ") || line.contains(" TRACE ");
+    assert_eq!(log.lines().find(of_the_sdk), None);
     let tokens: Vec<String> = faults
         .journal()
         .iter()
@@ -38,6 +40,20 @@ async fn logs_name_each_settled_task_and_no_secret() {
     for token in tokens.iter().filter(|token| !token.is_empty()) {
         assert!(!log.contains(token), "a session token is in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_lowest_level_the_sdk_writes_no_whole_request() {
+    let world = World::new().await;
+    let daemon = Daemon::spawn_with(&world.config(), &[("S3_REPLICATOR_LOG", "trace")])
+        .ready()
+        .await;
+    world.put("report", BODY).await;
+    world.drained(&daemon).await;
+    let log = daemon.log();
+    assert!(log.contains(" TRACE ") && log.contains("retry settings for this operation"));
+    // What the same place says of each attempt at that level.
+    assert!(!log.contains("checking if context can be rewound"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,12 @@ use s3_replicator::verify::VerifyOptions;
 use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, FilterFn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// A request is many small allocations, and the C library's allocator was a fifth of all that an
 /// object cost (docs/performance.md).
@@ -421,19 +426,32 @@ fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Logs go to standard error; the SDK's own stay out unless enabled, because they name access keys
 /// and, at the lower levels, hold headers.
 fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("log filter {filter:?} is not valid"))?
-        // At this level the SDK writes whole requests, those of KMS with the data key.
-        .add_directive("aws_smithy_runtime::client::orchestrator=debug".parse()?);
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = EnvFilter::try_new(filter)
+        .with_context(|| format!("log filter {filter:?} is not valid"))?;
+    // A directive more would not only forbid these lines but also ask for those of a higher level.
+    let allowed = FilterFn::new(|line| !may_hold_requests(line));
+    let filter = wanted.and(allowed.with_max_level_hint(LevelFilter::TRACE));
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(|| process::Log)
         .with_target(false);
+    let registry = tracing_subscriber::registry();
     match format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => registry
+            .with(log.with_ansi(false).with_filter(filter))
+            .init(),
+        LogFormat::Json => registry
+            .with(log.json().flatten_event(true).with_filter(filter))
+            .init(),
     }
     Ok(())
+}
+
+/// At this level the SDK writes whole requests, those of KMS with the data key.
+fn may_hold_requests(line: &Metadata<'_>) -> bool {
+    *line.level() == Level::TRACE
+        && line
+            .target()
+            .starts_with("aws_smithy_runtime::client::orchestrator")
 }
 
 #[allow(
