@@ -84,6 +84,36 @@ pub struct RuleScope {
 }
 
 impl RuleScope {
+    /// Says what a rule is compared for, among all rules, until a moment; `start_of` says since when
+    /// versions are in scope of each, as far as that is known.
+    pub fn new<'a, E>(
+        (rule, all): (&Rule, impl IntoIterator<Item = &'a Rule>),
+        as_of: Timestamp,
+        start_of: impl Fn(&Rule) -> Result<Option<Timestamp>, E>,
+    ) -> Result<Self, E> {
+        let (mut rules, mut starts) = (Vec::new(), BTreeMap::new());
+        for other in all {
+            if other.source.bucket != rule.source.bucket || other.destination != rule.destination {
+                continue;
+            }
+            // Lists state times to the second.
+            let start = start_of(other)?.map(Timestamp::truncate_to_second);
+            starts.extend(start.map(|start| (other.id.clone(), start)));
+            // What a disabled rule would take is compared as if it were enabled.
+            let enabled = other.enabled || other.id == rule.id;
+            rules.push(Rule {
+                enabled,
+                ..other.clone()
+            });
+        }
+        Ok(Self {
+            rule: rule.id.clone(),
+            rules,
+            starts,
+            as_of,
+        })
+    }
+
     /// Lists the rules that compete with this one for a key, the first one first.
     pub fn candidates(&self, key: &Key) -> Vec<&Rule> {
         let mut rules = self.rules.iter();

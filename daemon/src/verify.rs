@@ -7,7 +7,7 @@ pub(crate) mod keys;
 mod report;
 pub(crate) mod rounds;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
@@ -24,12 +24,13 @@ use replicator_core::stamp::OriginClaim;
 
 use crate::admin::failures::parked_versions;
 use crate::clock;
-use crate::ledger::mend;
+use crate::ledger::mend::rule_start;
 use crate::metrics::Metrics;
 use crate::reconcile::UnstampedObject;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::s3::client::ResponseHead;
+use crate::sqs::hints::{Hint, HintSender};
 pub use deep::SampleShare;
 use keys::{KeyPairs, ListedPair, list_key};
 use report::{Line, VerifyReport};
@@ -58,6 +59,9 @@ pub struct VerifyOptions {
     /// Which keys a sample takes: the same each time, others for another number
     #[arg(long, value_name = "NUMBER", requires = "sample", default_value_t = 0)]
     pub seed: u64,
+    /// Have keys looked at that miss their newest state; what else differs stays
+    #[arg(long)]
+    pub repair: bool,
     /// Print JSON, an object per line
     #[arg(long)]
     pub json: bool,
@@ -102,7 +106,11 @@ pub async fn verify(
         },
         deep: { options.deep }.then(|| Deep::from(options)),
     };
-    let report = verifier.run(options.prefix.as_deref(), |line| {
+    let run = clock::now().unix_timestamp_nanos().to_string();
+    let hints = || HintSender::new(settings, &accounts, rule, &run);
+    let hints = options.repair.then(hints).transpose()?;
+    let prefix = options.prefix.as_deref();
+    let report = verifier.run((prefix, hints), |line| {
         let text = if options.json {
             line.json().ok()
         } else {
@@ -128,43 +136,19 @@ pub(crate) fn scope_of(
     options: &VerifyOptions,
     rule: &Rule,
 ) -> anyhow::Result<RuleScope> {
-    let is_beside = |other: &&Rule| {
-        other.source.bucket == rule.source.bucket && other.destination == rule.destination
+    let start_of = |rule: &Rule| match options.since.or(rule.since) {
+        Some(since) => Ok(Some(since)),
+        None => rule_start(settings, &rule.id),
     };
-    let mut rules: Vec<Rule> = settings.rules.iter().filter(is_beside).cloned().collect();
-    let mut starts = BTreeMap::new();
-    for other in &mut rules {
-        // What a disabled rule would take is compared as if it were enabled.
-        other.enabled |= other.id == rule.id;
-        if let Some(start) = start_of(settings, options, other)? {
-            starts.insert(other.id.clone(), start);
-        }
-    }
-    if !starts.contains_key(&rule.id) {
+    let as_of = options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR);
+    let scope = RuleScope::new((rule, &settings.rules), as_of, start_of)?;
+    if !scope.starts.contains_key(&rule.id) {
         bail!(
             "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
             rule.id
         );
     }
-    Ok(RuleScope {
-        rule: rule.id.clone(),
-        rules,
-        starts,
-        as_of: options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR),
-    })
-}
-
-/// Returns since when versions are in scope of a rule, to the second as lists state times.
-fn start_of(
-    settings: &Settings,
-    options: &VerifyOptions,
-    rule: &Rule,
-) -> anyhow::Result<Option<Timestamp>> {
-    let start = match options.since.or(rule.since) {
-        Some(since) => Some(since),
-        None => mend::rule_start(settings, &rule.id)?,
-    };
-    Ok(start.map(Timestamp::truncate_to_second))
+    Ok(scope)
 }
 
 pub(crate) fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<&'s Rule> {
@@ -256,6 +240,31 @@ impl Compared {
     }
 }
 
+/// Has a key looked at, if that mends it; says whether, if it differs at all.
+async fn mend(hints: &mut HintSender, compared: &Compared) -> anyhow::Result<Option<bool>> {
+    let is_skipped = |reason: &Option<_>| matches!(reason, Some(Explanation::Skipped(_)));
+    if compared
+        .findings
+        .iter()
+        .all(|(_, reason)| is_skipped(reason))
+    {
+        return Ok(None);
+    }
+    if !compared.needs_hint() {
+        return Ok(Some(false));
+    }
+    let sizes = compared.pair.wanted().map(|entry| entry.size_bytes);
+    let hint = Hint {
+        key: compared.pair.key.clone(),
+        size_bytes: sizes.max().unwrap_or_default(),
+    };
+    let sent = hints.send(std::slice::from_ref(&hint)).await;
+    match sent.failed.first() {
+        Some((_, why)) => bail!("the queue did not take the hint for {}: {why}", hint.key),
+        None => Ok(Some(true)),
+    }
+}
+
 /// What the lists, and stamps, tell of a key.
 struct Judged {
     findings: Vec<HistoryDifference>,
@@ -276,7 +285,7 @@ enum Explanation {
 impl<'a> Verifier<'a> {
     async fn run(
         &self,
-        prefix: Option<&str>,
+        (prefix, mut hints): (Option<&str>, Option<HintSender>),
         mut tell: impl FnMut(&Line),
     ) -> anyhow::Result<VerifyReport> {
         let mut report = VerifyReport::new(self.scope.as_of, self.parked.is_some());
@@ -299,6 +308,9 @@ impl<'a> Verifier<'a> {
                 let line = Line::new(self.rule, &compared.pair, finding, reason.as_ref());
                 report.add(&line);
                 tell(&line);
+            }
+            if let Some(hints) = &mut hints {
+                report.count_repair(mend(hints, &compared).await?);
             }
         }
         Ok(report)

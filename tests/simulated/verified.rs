@@ -450,3 +450,61 @@ fn a_sample_takes_the_same_keys_each_time_and_compares_the_lists_of_all() {
         assert!(sizes.iter().all(|size| (5..40).contains(size)), "{sizes:?}");
     });
 }
+
+#[test]
+fn a_repair_has_the_newest_state_written_again_and_says_what_stays() {
+    for is_shared in [false, true] {
+        simulate(1, async |mut sim| {
+            if is_shared {
+                sim.share();
+            }
+            sim.post_everything();
+            for key in ["lost", "hidden", "bytes", "equal"] {
+                sim.put(key, b"older").await;
+                sim.put(key, b"newer").await;
+            }
+            let daemon = fleet::lone(&mut sim, "", AWS).await;
+            sim.drained().await;
+            let newest = |key: &str| sim.s3.history(ARCHIVE, key)[1].version_id.clone();
+            sim.s3.lose(ARCHIVE, "lost", &newest("lost"));
+            let put = sim.user().put_object().bucket(ARCHIVE).key("hidden");
+            put.body(b"foreign".to_vec().into()).send().await.unwrap();
+            let bytes = newest("bytes");
+            sim.s3
+                .spoil(ARCHIVE, "bytes", &bytes, |object| spoil(object, "bytes"));
+
+            let settings = settings(&mut sim, "", AWS);
+            let mut options = VerifyOptions {
+                rule: "orders".to_owned(),
+                as_of: parse_rfc3339("2999-01-01T00:00:00Z"),
+                repair: true,
+                json: true,
+                ..VerifyOptions::default()
+            };
+            let given = sim.given("verify");
+            let mut sum = Value::Null;
+            let print = |line: &str| sum = serde_json::from_str(line).unwrap();
+            let code = verify(&settings, &options, Some(&given), print)
+                .await
+                .unwrap();
+            assert_eq!((code, &sum["repair"]), (2, &serde_json::json!([2, 1])));
+            sim.drained().await;
+            for key in ["lost", "hidden", "equal"] {
+                assert_eq!(
+                    sim.shown(ARCHIVE, key).as_deref(),
+                    Some(&b"newer"[..]),
+                    "{key}"
+                );
+            }
+            assert_eq!(sim.s3.ever(ARCHIVE, "equal").len(), 2);
+            options.repair = false;
+            let print = |line: &str| sum = serde_json::from_str(line).unwrap();
+            verify(&settings, &options, Some(&given), print)
+                .await
+                .unwrap();
+            let left = serde_json::json!({"bytes": 1, "foreign": 1});
+            assert_eq!((&sum["differences"], &sum["repair"]), (&left, &Value::Null));
+            daemon.stop().await;
+        });
+    }
+}

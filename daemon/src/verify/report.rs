@@ -49,6 +49,9 @@ pub(super) struct VerifyReport {
     deep: u64,
     /// Of how many of them the bytes were not, by the reasons.
     bytes_not_compared: BTreeMap<String, u64>,
+    /// Keys that were given a hint, and keys that differ and that no hint mends, where that was to be
+    /// mended.
+    repair: Option<(u64, u64)>,
     /// Whether the daemon was asked what is parked.
     knows_parked: bool,
 }
@@ -129,6 +132,7 @@ impl VerifyReport {
             skipped: BTreeMap::new(),
             deep: 0,
             bytes_not_compared: BTreeMap::new(),
+            repair: None,
             knows_parked,
         }
     }
@@ -173,6 +177,16 @@ impl VerifyReport {
         }
     }
 
+    /// Counts a key that was to be mended, and whether it got a hint, if it differs.
+    pub(super) fn count_repair(&mut self, hinted: Option<bool>) {
+        let (hints, left) = self.repair.get_or_insert_default();
+        match hinted {
+            Some(true) => *hints += 1,
+            Some(false) => *left += 1,
+            None => {}
+        }
+    }
+
     /// Says whether nothing differs.
     pub(super) fn is_equal(&self) -> bool {
         self.differences.is_empty()
@@ -209,6 +223,16 @@ impl VerifyReport {
         }
         for (why, count) in &self.bytes_not_compared {
             add(format!("of {count} the bytes were not compared: {why}"));
+        }
+        if let Some((hints, left)) = self.repair {
+            add(format!(
+                "{hints} keys are looked at by the daemons now; compare again after that"
+            ));
+            if left > 0 {
+                add(format!(
+                    "{left} keys differ in what that does not mend: docs/verify.md says what does"
+                ));
+            }
         }
         if !self.skipped.is_empty() {
             add(format!(

@@ -3,7 +3,7 @@
 //! round is a message of the rule's own group, so one daemon works on it at a time, and another goes
 //! on with it after a crash. Without one the one daemon keeps the place itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,24 +209,13 @@ impl Rounds {
 
     /// Says which versions count, as the daemon counts them.
     fn scope_of(&self, rules: &Ruleset, rule: &Rule) -> Result<RuleScope, Failure> {
-        let is_beside = |other: &&Rule| {
-            other.source.bucket == rule.source.bucket && other.destination == rule.destination
+        let now = clock::now();
+        let start_of = |rule: &Rule| match rule.since {
+            Some(since) => Ok(Some(since)),
+            None => self.engine.ledger.rule_start(&rule.id, now).map(Some),
         };
-        let rules: Vec<Rule> = rules.iter().filter(is_beside).cloned().collect();
-        let (now, mut starts) = (clock::now(), BTreeMap::new());
-        for rule in &rules {
-            let start = match rule.since {
-                Some(since) => since,
-                None => self.engine.ledger.rule_start(&rule.id, now)?,
-            };
-            starts.insert(rule.id.clone(), start.truncate_to_second());
-        }
-        Ok(RuleScope {
-            rule: rule.id.clone(),
-            rules,
-            starts,
-            as_of: now - super::PENDING_FOR,
-        })
+        let as_of = now - super::PENDING_FOR;
+        RuleScope::new((rule, rules.iter()), as_of, start_of)
     }
 
     /// Has a key looked at.
