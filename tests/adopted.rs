@@ -1,7 +1,7 @@
 //! `unmanaged_objects = "adopt"`: a destination that rclone filled is taken as it is, and what
 //! follows is appended to it.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
@@ -106,19 +106,23 @@ fn written(faults: &Faults, world: &World) -> Vec<String> {
 
 /// Copies the source bucket to the destination, as rclone does.
 async fn rclone_sync(world: &World) {
+    let output = rclone(world, &["sync"]).await;
+    assert!(output.status.success(), "{}", printed(&output));
+}
+
+/// Runs a command of rclone from the source bucket to the destination.
+pub(crate) async fn rclone(world: &World, command: &[&str]) -> Output {
     let rclone =
         std::env::var("REPLICATOR_RCLONE").expect("REPLICATOR_RCLONE is not set: run `make test`");
     let (from, to) = (
         format!("src:{}", world.source),
         format!("dst:{}", world.archive),
     );
-    let mut command = Command::new(rclone);
-    command.args(["sync", &from, &to, "--config", "/dev/null", "--quiet"]);
-    command
-        .envs(remote("SRC", SOURCE))
-        .envs(remote("DST", ARCHIVE));
-    let output = command.stdin(Stdio::null()).output().await.unwrap();
-    assert!(output.status.success(), "{}", printed(&output));
+    let mut run = Command::new(rclone);
+    run.args(command).args([&from, &to]);
+    run.args(["--config", "/dev/null", "--quiet"]);
+    run.envs(remote("SRC", SOURCE)).envs(remote("DST", ARCHIVE));
+    run.stdin(Stdio::null()).output().await.unwrap()
 }
 
 fn remote(name: &str, account: Account) -> Vec<(String, String)> {

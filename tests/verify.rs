@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use aws_sdk_s3::primitives::ByteStream;
 use serde_json::Value;
 
+use crate::adopted::rclone;
 use crate::world::World;
 use crate::world::config::{Config, Rule};
 use crate::world::daemon::{Daemon, printed, run};
@@ -71,6 +72,67 @@ async fn what_a_preferred_rule_leaves_out_by_tags_is_missed_by_the_other_rule() 
     let (code, differences, sum) = verify(&config, "gold", &["--as-of", EVER]).await;
     assert_eq!(code, 0, "{differences:?} {sum}");
     assert_eq!(sum["skipped"]["its tags do not match"], 1, "{sum}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_is_what_rclone_says_that_differs() {
+    let world = World::new().await;
+    let config = world.config();
+    let daemon = Daemon::spawn(&config).ready().await;
+    for number in 0..60 {
+        let body = format!("object {number}");
+        world.put(&format!("dir/{number}"), body).await;
+    }
+    world.drained(&daemon).await;
+    daemon.kill().await;
+    let (s3, bucket, mut rng) = (ARCHIVE.s3(), &world.archive, fastrand::Rng::with_seed(11));
+    for number in 0..60 {
+        let key = format!("dir/{number}");
+        let listed = s3.list_object_versions().bucket(bucket).prefix(&key).send();
+        let listed = listed.await.unwrap();
+        let is_key = |key: &str, other: Option<&str>| other == Some(key);
+        let replica = { listed.versions().iter() }.find(|one| is_key(&key, one.key()));
+        let replica = replica.unwrap().version_id().unwrap();
+        let head = s3.head_object().bucket(bucket).key(&key).send();
+        let stamp = head.await.unwrap().metadata.unwrap();
+        let kind = rng.u8(..8);
+        if kind < 3 {
+            let lose = s3.delete_object().bucket(bucket).key(&key);
+            lose.version_id(replica).send().await.unwrap();
+        }
+        let put = s3.put_object().bucket(bucket).set_metadata(Some(stamp));
+        let (key, body) = match kind {
+            1 => (key, format!("OBJECT {number}")),
+            2 => (key, format!("object {number} and more")),
+            3 => (format!("other/{number}"), "of another tool".to_owned()),
+            _ => continue,
+        };
+        put.key(key)
+            .body(body.into_bytes().into())
+            .send()
+            .await
+            .unwrap();
+    }
+    let compared = rclone(&world, &["check", "--combined", "-", "--checkers", "8"]).await;
+    let text = String::from_utf8_lossy(&compared.stdout).into_owned();
+    let mut theirs = BTreeMap::<String, Vec<String>>::new();
+    for (sign, key) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let name = match sign {
+            "=" => continue,
+            "+" => "missing",
+            "-" => "foreign",
+            "*" => "differs",
+            other => panic!("{other} {key}"),
+        };
+        theirs.insert(key.to_owned(), vec![name.to_owned()]);
+    }
+    let (code, mut ours, sum) = verify(&config, "orders", &["--as-of", EVER]).await;
+    for kind in ours.values_mut().flatten() {
+        if matches!(kind.as_str(), "size" | "bytes") {
+            "differs".clone_into(kind);
+        }
+    }
+    assert_eq!((code, ours), (2, theirs), "{sum} {}", printed(&compared));
 }
 
 #[tokio::test(flavor = "multi_thread")]
