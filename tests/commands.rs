@@ -82,6 +82,22 @@ async fn status_shows_the_figures_of_the_running_daemon() {
     let output = run(&["status"], &config.path).await;
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert!(printed(&output).contains("orders"), "{}", printed(&output));
+    // The commands that ask the daemon alone need no file.
+    let nowhere = std::path::Path::new("/nonexistent/config.toml");
+    let address = config.listen.clone();
+    for command in [
+        ["status", "--json"].as_slice(),
+        &["health"],
+        &["failures", "list"],
+        &["failures", "retry", "--all"],
+        &["pause", "--rule=orders"],
+        &["resume", "--rule=orders"],
+    ] {
+        let output = run(&[command, &["--address", &address]].concat(), nowhere).await;
+        assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    }
+    let output = run(&["status"], nowhere).await;
+    assert_eq!(output.status.code(), Some(78), "{}", printed(&output));
     daemon.kill().await;
     let output = run(&["status"], &config.path).await;
     assert_ne!(

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use replicator_core::failure::Reason;
+
 use crate::world::oracle::root;
 
 const README_WORDS_MAX: usize = 900;
@@ -61,6 +63,31 @@ fn every_reason_has_its_row() {
         .unwrap()
         .0;
     assert_eq!(rows(section), reasons);
+}
+
+#[test]
+fn the_page_and_the_program_give_the_same_remedy() {
+    let page = read(&root().join("docs/operations.md"));
+    for reason in Reason::ALL {
+        let begins = format!("| `{}` |", reason.as_str());
+        let row = page.lines().find(|line| line.starts_with(&begins)).unwrap();
+        let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").collect();
+        let remedy = without_links(cells.last().unwrap().trim());
+        assert_eq!(remedy, reason.remedy(), "{reason}");
+        assert!(!remedy.is_empty(), "{reason}");
+    }
+}
+
+/// Keeps of each link its text.
+fn without_links(text: &str) -> String {
+    let mut pieces = text.split('[');
+    let mut kept = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        let (text, rest) = piece.split_once("](").unwrap();
+        kept += text;
+        kept += rest.split_once(')').unwrap().1;
+    }
+    kept
 }
 
 #[test]

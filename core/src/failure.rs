@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray};
+use strum::{EnumMessage, EnumString, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
 /// An error: its kind, the operation that failed, and the cause.
@@ -201,7 +201,8 @@ pub enum Action {
     Unsupported(Reason),
 }
 
-/// Why something was not replicated; its code is spelt as native replication does where it has one.
+/// Why something was not replicated, and what puts it right; its code is spelt as native
+/// replication does where it has one.
 #[derive(
     Debug,
     Clone,
@@ -214,110 +215,187 @@ pub enum Action {
     Serialize,
     Deserialize,
     strum::Display,
+    EnumMessage,
     EnumString,
     IntoStaticStr,
     VariantArray,
 )]
 pub enum Reason {
     /// The role that an account is to be used with may not be assumed.
+    #[strum(
+        message = "check the role's ARN, its trust policy, `external_id`, and `sts:AssumeRole` of \
+                   the caller"
+    )]
     AssumeRoleNotPermitted,
     /// KMS does not wrap the data key of an object anew that its client encrypted.
+    #[strum(
+        message = "correct `client_side_keys`; allow `kms:ReEncryptFrom` and `kms:ReEncryptTo`, \
+                   between Regions `kms:Decrypt` and `kms:Encrypt`"
+    )]
     ClientSideKeyRefused,
     /// The destination bucket is in another Region than its account's.
+    #[strum(message = "use an account with the bucket's Region")]
     DstBucketInvalidRegion,
     /// The destination bucket does not exist.
+    #[strum(message = "create the bucket, or correct the rule")]
     DstBucketNotFound,
     /// The replica needs Object Lock and the destination bucket has none.
+    #[strum(message = "enable Object Lock on the destination bucket")]
     DstBucketObjectLockConfigMissing,
     /// The destination bucket keeps no versions.
+    #[strum(message = "enable versioning of the destination bucket")]
     DstBucketUnversioned,
     /// Deleting at the destination, or writing a delete marker, is not permitted.
+    #[strum(
+        message = "allow `s3:DeleteObject` for delete markers, `s3:DeleteObjectVersion` for \
+                   version deletes"
+    )]
     DstDelObjNotPermitted,
     /// Asking whether the destination bucket keeps versions is not permitted.
+    #[strum(message = "allow `s3:GetBucketVersioning` on the destination bucket")]
     DstGetVersioningNotPermitted,
     /// The destination's KMS key is disabled or about to be deleted.
+    #[strum(message = "enable the key, or change `encryption`")]
     DstKmsKeyInvalidState,
     /// The destination's KMS key does not exist.
+    #[strum(message = "correct `encryption.key` or `key_map`; replicate the multi-Region key")]
     DstKmsKeyNotFound,
     /// Listing the destination's versions is not permitted.
+    #[strum(message = "allow `s3:ListBucketVersions` on the destination bucket")]
     DstListVersionsNotPermitted,
     /// Aborting a multipart upload is not permitted.
+    #[strum(message = "allow `s3:AbortMultipartUpload`")]
     DstMultipartAbortNotPermitted,
     /// Completing a multipart upload is not permitted.
+    #[strum(message = "allow `s3:PutObject`, `kms:Decrypt`, `kms:GenerateDataKey`")]
     DstMultipartCompleteNotPermitted,
     /// Creating a multipart upload is not permitted.
+    #[strum(
+        message = "allow `s3:PutObject`, `kms:Decrypt`, `kms:GenerateDataKey`; \
+                   `s3:PutObjectTagging` for objects with tags; `s3:PutObjectRetention`, \
+                   `s3:PutObjectLegalHold` for locked ones"
+    )]
     DstMultipartInitNotPermitted,
     /// Uploading a part is not permitted.
+    #[strum(message = "allow `s3:PutObject`, `kms:Decrypt`, `kms:GenerateDataKey`")]
     DstMultipartUploadNotPermitted,
     /// The destination does not implement what the replica needs.
+    #[strum(message = "change the rule, or the store")]
     DstNotImplemented,
     /// Writing an object at the destination is not permitted.
+    #[strum(
+        message = "allow the action that the detail names, the same ones as for \
+                   `DstMultipartInitNotPermitted`"
+    )]
     DstPutObjectNotPermitted,
     /// Writing tags at the destination is not permitted.
+    #[strum(message = "allow `s3:PutObjectTagging`, `s3:PutObjectVersionTagging`")]
     DstPutTaggingNotPermitted,
     /// The destination keeps versions and answered a write without a version id.
+    #[strum(message = "use another store: this one does not version the key")]
     DstVersionIdMissing,
     /// The replica that a change belongs to is not at the destination.
+    #[strum(message = "none; look for a lifecycle rule at the destination if unexpected")]
     DstVersionNotFound,
     /// Reading at the destination is not permitted.
+    #[strum(
+        message = "allow `s3:GetObject`, `s3:GetObjectVersion`, `s3:ListBucket` at the \
+                   destination"
+    )]
     DstHeadObjectNotPermitted,
     /// The source bucket is in another Region than its account's.
+    #[strum(message = "use an account with the bucket's Region")]
     SrcBucketInvalidRegion,
     /// The source bucket does not exist.
+    #[strum(message = "correct the rule")]
     SrcBucketNotFound,
     /// The source bucket keeps no versions, so a delete leaves nothing that could be replicated.
+    #[strum(message = "enable versioning at the source; delete the replica if it is not wanted")]
     SrcBucketUnversioned,
     /// Reading the object is not permitted.
+    #[strum(message = "allow `s3:GetObjectVersion`, `s3:ListBucket`, `kms:Decrypt` at the source")]
     SrcGetObjectNotPermitted,
     /// Reading its tags is not permitted.
+    #[strum(message = "allow `s3:GetObjectVersionTagging` at the source")]
     SrcGetTaggingNotPermitted,
     /// The source has user metadata that no header can hold (`x-amz-missing-meta`), so HTTP cannot
     /// transfer it.
+    #[strum(message = "rewrite the object's metadata")]
     SrcMetadataUnreadable,
     /// Listing the source's versions is not permitted.
+    #[strum(message = "allow `s3:ListBucketVersions` on the source bucket")]
     SrcListVersionsNotPermitted,
     /// The source does not implement what reading the version needs.
+    #[strum(message = "use another store as the source")]
     SrcNotImplemented,
     /// The source's KMS key is disabled, unknown or not ours to use.
+    #[strum(message = "enable the key, allow `kms:Decrypt`")]
     SrcKmsKeyInvalidState,
     /// The object is of a kind that cannot be replicated: archived, or encrypted with a key that
     /// only its owner has.
+    #[strum(
+        message = "write the object anew; a restore or a changed rule does not bring it back by \
+                   itself"
+    )]
     SrcObjectNotEligible,
     /// The replicator did not write the object at the destination, and the rule says to keep it.
+    #[strum(
+        message = "under `\"keep\"` remove that object, then write the source object anew; under \
+                   `\"adopt\"` nothing"
+    )]
     DstObjectForeign,
     /// A part of this object would not fit into the memory budget.
+    #[strum(message = "raise `memory`")]
     MemoryBudgetTooSmall,
     /// The bytes that arrived are not the bytes the source states.
+    #[strum(message = "find what changes bytes in transit: a proxy, a defective store")]
     ChecksumMismatch,
     /// The version came after a newer one had been written.
+    #[strum(message = "none: an older version is not written over a newer one")]
     ArrivedLate,
     /// The version was lost at the source before it was read.
+    #[strum(message = "none; a delete or a lifecycle rule came before the event was processed")]
     SrcVersionNotFound,
     /// The rule's version deletes have removed as many replicas in this hour as they may.
+    #[strum(
+        message = "check that the deletes are wanted; the tasks go on by themselves. Move \
+                   dead-letter messages back"
+    )]
     VersionDeletesPerHour,
     /// The service refused the request as wrong in itself.
+    #[strum(message = "see the detail; usually a limit of the store")]
     RequestRefused,
     /// The answer cannot be read, so what came of the request is not known.
+    #[strum(message = "look for a defect of the store, or of a proxy before it")]
     AnswerUnreadable,
     /// Attempts failed for the key's own sake for an hour, or until a message of a work queue was
     /// received twenty times more.
+    #[strum(message = "see the detail, which is the last error")]
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.
+    #[strum(message = "none; the replica is known to this daemon's ledger alone")]
     StampTooLarge,
     /// The stamp of an object at the destination is contradicted by its original, its date or its
     /// content.
+    #[strum(message = "find the writer: the stamp was copied or forged")]
     StampNotBorneOut,
     /// A replica is there that this daemon did not write, though it is the only one that may.
+    #[strum(message = "stop all daemons but one, or use a work queue")]
     AnotherDaemonWrites,
     /// The rewritten key is one that S3 cannot hold.
+    #[strum(message = "shorten `destination.prefix`")]
     DstKeyTooLong,
     /// The key has more versions than are read, or its list does not end.
+    #[strum(message = "expire noncurrent versions, or `history = \"latest\"`")]
     KeyVersionsTooMany,
     /// A bug in the daemon ended the work on the key.
+    #[strum(message = "report it, with the log")]
     TaskPanicked,
     /// The message could not be read as an event.
+    #[strum(message = "see the log's `detail` and the sender")]
     MessageUndecodable,
     /// The message names a bucket that no rule has.
+    #[strum(message = "correct the notification or the rules, then move the message back")]
     BucketUnknown,
 }
 
@@ -328,6 +406,16 @@ impl Reason {
     /// Returns the code.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Says in a sentence what is the matter.
+    pub fn sentence(self) -> &'static str {
+        self.get_documentation().unwrap_or_default()
+    }
+
+    /// Says what puts it right, in the words of `docs/operations.md`.
+    pub fn remedy(self) -> &'static str {
+        self.get_message().unwrap_or_default()
     }
 }
 

@@ -10,10 +10,11 @@ use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
-use replicator_config::{ImportOptions, Settings};
+use replicator_config::{ImportOptions, Invalid, Settings};
 use replicator_core::object::without_commands;
-use s3_replicator::admin::failures::{self, Which};
-use s3_replicator::admin::{pause, status};
+use s3_replicator::admin::failures::{FAILURES_EXAMPLES, FailuresCommand};
+use s3_replicator::admin::pause;
+use s3_replicator::admin::status::{self, DaemonAddress};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
@@ -93,21 +94,30 @@ enum Verb {
     #[command(after_help = BACKFILL_EXAMPLES)]
     Backfill(BackfillArguments),
     /// Shows what the running daemon has in flight and what is parked
-    #[command(
-        after_help = "Example:\n  s3-replicator status --config /etc/s3-replicator/config.toml"
-    )]
-    Status,
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status {
+        #[command(flatten)]
+        daemon: DaemonAddress,
+        /// Print JSON instead of tables
+        #[arg(long)]
+        json: bool,
+    },
     /// Asks the running daemon whether it makes progress; exit 1 if not, and says why
     #[command(
         after_help = "Example:\n  s3-replicator health --config /etc/s3-replicator/config.toml"
     )]
-    Health,
+    Health {
+        #[command(flatten)]
+        daemon: DaemonAddress,
+    },
     /// Lets a rule of the running daemon write nothing more; its events wait in SQS
     #[command(after_help = "Example:\n  s3-replicator pause --rule orders")]
     Pause {
         /// The rule
         #[arg(long, value_name = "RULE")]
         rule: String,
+        #[command(flatten)]
+        daemon: DaemonAddress,
     },
     /// Lets a rule that was paused go on
     #[command(after_help = "Example:\n  s3-replicator resume --rule orders")]
@@ -115,10 +125,12 @@ enum Verb {
         /// The rule
         #[arg(long, value_name = "RULE")]
         rule: String,
+        #[command(flatten)]
+        daemon: DaemonAddress,
     },
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
-    Failures(Failures),
+    Failures(FailuresCommand),
     /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
@@ -241,6 +253,10 @@ const BACKFILL_EXAMPLES: &str = "Examples:
   s3-replicator backfill --rule orders --dry-run
   s3-replicator backfill --rule orders --prefix invoices/ --report report.csv";
 
+const STATUS_EXAMPLES: &str = "Examples:
+  s3-replicator status
+  s3-replicator status --address 10.0.0.7:9478 --json | jq .parked";
+
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
   sudo -u s3-replicator s3-replicator ledger repair    # docs/operations.md has it for the systemd unit";
@@ -264,61 +280,6 @@ enum LedgerCommand {
 // for each.
 const LOG_DEFAULT: &str = "warn,aws_config=error,s3_replicator=info";
 
-const FAILURES_EXAMPLES: &str = "Examples:
-  s3-replicator failures list
-  s3-replicator failures retry --reason DstKmsKeyInvalidState";
-
-#[derive(Debug, Subcommand)]
-enum Failures {
-    /// Lists what is parked in the running daemon: reason, age, and what the service said
-    #[command(after_help = LIST_EXAMPLES)]
-    List {
-        #[command(flatten)]
-        which: Selection,
-        /// Print JSON instead of a table
-        #[arg(long)]
-        json: bool,
-    },
-    /// Lets the running daemon try again at once, whatever the schedule says
-    #[command(after_help = RETRY_EXAMPLES, group = clap::ArgGroup::new("which").required(true).multiple(true))]
-    Retry {
-        /// Try everything that is parked
-        #[arg(long, group = "which", conflicts_with_all = ["rule", "reason", "key"])]
-        all: bool,
-        #[command(flatten)]
-        which: Selection,
-    },
-}
-
-const LIST_EXAMPLES: &str = "Examples:
-  s3-replicator failures list
-  s3-replicator failures list --rule orders --reason DstPutObjectNotPermitted
-  s3-replicator failures list --json | jq '.failures[].source'";
-
-const RETRY_EXAMPLES: &str = "Examples:
-  s3-replicator failures retry --all
-  s3-replicator failures retry --rule orders --reason DstPutObjectNotPermitted
-  s3-replicator failures retry --key s3://orders/invoices/1.pdf";
-
-#[derive(Debug, clap::Args)]
-struct Selection {
-    /// Only what is parked under this rule
-    #[arg(long, value_name = "RULE", group = "which")]
-    rule: Option<String>,
-    /// Only what is parked for this reason
-    #[arg(long, value_name = "REASON", group = "which")]
-    reason: Option<String>,
-    /// Only this object, by its key at the source or at the destination
-    #[arg(long, value_name = "s3://BUCKET/KEY", group = "which")]
-    key: Option<String>,
-}
-
-impl From<Selection> for Which {
-    fn from(Selection { rule, reason, key }: Selection) -> Self {
-        Self { rule, reason, key }
-    }
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -332,7 +293,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             print_error(&error);
-            let is_file = error.is::<replicator_config::Invalid>();
+            let is_file = error.is::<Invalid>();
             ExitCode::from(if is_file {
                 NOT_CONFIGURED
             } else {
@@ -385,20 +346,21 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(build_runtime()?.block_on(verifying)?));
         }
         Verb::Backfill(arguments) => find_and_hint(&settings()?, &arguments)?,
-        Verb::Status => build_runtime()?.block_on(status::ask(&settings()?))?,
-        Verb::Health => build_runtime()?.block_on(status::ask_health(&settings()?))?,
-        Verb::Pause { rule } => {
-            build_runtime()?.block_on(pause::change(&settings()?, "pause", &rule))?
+        Verb::Status { daemon, json } => {
+            build_runtime()?.block_on(status::ask(&daemon.resolve(settings)?, json))?
         }
-        Verb::Resume { rule } => {
-            build_runtime()?.block_on(pause::change(&settings()?, "resume", &rule))?
+        Verb::Health { daemon } => {
+            build_runtime()?.block_on(status::ask_health(&daemon.resolve(settings)?))?
         }
-        Verb::Failures(Failures::List { which, json }) => {
-            build_runtime()?.block_on(failures::list(&settings()?, &which.into(), json))?
+        Verb::Pause { rule, daemon } => {
+            let address = daemon.resolve(settings)?;
+            build_runtime()?.block_on(pause::change(&address, "pause", &rule))?
         }
-        Verb::Failures(Failures::Retry { which, all: _ }) => {
-            build_runtime()?.block_on(failures::retry(&settings()?, &which.into()))?
+        Verb::Resume { rule, daemon } => {
+            let address = daemon.resolve(settings)?;
+            build_runtime()?.block_on(pause::change(&address, "resume", &rule))?
         }
+        Verb::Failures(failures) => build_runtime()?.block_on(failures.ask(settings))?,
         Verb::Ledger(LedgerCommand::Check) => mend::check(&settings()?)?,
         Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings()?)?,
     };

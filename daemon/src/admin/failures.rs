@@ -12,14 +12,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use replicator_config::{Settings, suggest_nearest};
+use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::{Failure, Reason, error_chain};
 use replicator_core::object::{Key, escape_controls};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
-use crate::admin::status::send_request;
+use crate::admin::status::{DaemonAddress, send_request};
 use crate::admin::{Admin, Refusal, SILENT, json_response, unavailable};
 use crate::clock;
 use crate::dispatch::Command;
@@ -28,15 +28,81 @@ use crate::ledger::records::ParkedTask;
 use crate::parking::{Object, ParkedFilter, RetrySummary};
 use crate::process::run_blocking;
 
+/// What `failures --help` shows.
+pub const FAILURES_EXAMPLES: &str = "Examples:
+  s3-replicator failures list
+  s3-replicator failures retry --reason DstKmsKeyInvalidState";
+
+/// The commands about what is parked.
+#[derive(Debug, clap::Subcommand)]
+pub enum FailuresCommand {
+    /// Lists what is parked in the running daemon: reason, age, and what the service said
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// Which of it.
+        #[command(flatten)]
+        which: Which,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: DaemonAddress,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets the running daemon try again at once, whatever the schedule says
+    #[command(after_help = RETRY_EXAMPLES, group = clap::ArgGroup::new("which").required(true).multiple(true))]
+    Retry {
+        /// Try everything that is parked
+        #[arg(long, group = "which", conflicts_with_all = ["rule", "reason", "key"])]
+        all: bool,
+        /// Which of it.
+        #[command(flatten)]
+        which: Which,
+        /// Which daemon.
+        #[command(flatten)]
+        daemon: DaemonAddress,
+    },
+}
+
+impl FailuresCommand {
+    /// Sends the command to the daemon, and returns what it answers, as text.
+    pub async fn ask(
+        self,
+        settings: impl FnOnce() -> Result<Settings, Invalid>,
+    ) -> anyhow::Result<String> {
+        match self {
+            Self::List {
+                which,
+                daemon,
+                json,
+            } => list(&daemon.resolve(settings)?, &which, json).await,
+            Self::Retry { which, daemon, .. } => retry(&daemon.resolve(settings)?, &which).await,
+        }
+    }
+}
+
+const LIST_EXAMPLES: &str = "Examples:
+  s3-replicator failures list
+  s3-replicator failures list --rule orders --reason DstPutObjectNotPermitted
+  s3-replicator failures list --json | jq '.failures[].source'";
+
+const RETRY_EXAMPLES: &str = "Examples:
+  s3-replicator failures retry --all
+  s3-replicator failures retry --rule orders --reason DstPutObjectNotPermitted
+  s3-replicator failures retry --key s3://orders/invoices/1.pdf";
+
 /// Which failures a command is about.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Which {
-    /// Only those of this rule.
-    pub rule: Option<String>,
-    /// Only those with this reason.
-    pub reason: Option<String>,
-    /// Only those of this object, as `s3://bucket/key` of either side.
-    pub key: Option<String>,
+    /// Only what is parked under this rule
+    #[arg(long, value_name = "RULE", group = "which")]
+    rule: Option<String>,
+    /// Only what is parked for this reason
+    #[arg(long, value_name = "REASON", group = "which")]
+    reason: Option<String>,
+    /// Only this object, by its key at the source or at the destination
+    #[arg(long, value_name = "s3://BUCKET/KEY", group = "which")]
+    key: Option<String>,
 }
 
 /// The answer to `GET /failures`.
@@ -67,9 +133,9 @@ struct FailureRow {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Lists what is parked, as a table or as JSON.
-pub async fn list(settings: &Settings, which: &Which, json: bool) -> anyhow::Result<String> {
+async fn list(address: &str, which: &Which, json: bool) -> anyhow::Result<String> {
     let answer = send_request(
-        settings,
+        address,
         &format!("GET /failures{}", which.query("")),
         ANSWER_TIMEOUT,
     )
@@ -92,16 +158,17 @@ pub(crate) async fn parked_versions(
         rule: Some(rule.to_owned()),
         ..Which::default()
     };
-    let answer = list(settings, &which, true).await.ok()?;
+    let address = settings.listen.to_string();
+    let answer = list(&address, &which, true).await.ok()?;
     let listing: FailureList = serde_json::from_str(&answer).ok()?;
     let reason = |row: FailureRow| ((row.key, row.version), row.reason);
     Some(listing.failures.into_iter().map(reason).collect())
 }
 
 /// Tries again what is parked, and says how much that is.
-pub async fn retry(settings: &Settings, which: &Which) -> anyhow::Result<String> {
+async fn retry(address: &str, which: &Which) -> anyhow::Result<String> {
     let answer = send_request(
-        settings,
+        address,
         &format!("POST /failures/retry{}", which.query("all")),
         ANSWER_TIMEOUT,
     )

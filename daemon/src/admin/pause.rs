@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
-use replicator_config::{Settings, suggest_nearest};
+use replicator_config::suggest_nearest;
 use replicator_core::failure::error_chain;
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -24,11 +24,11 @@ struct Changed {
     changed: bool,
 }
 
-/// Pauses a rule of the running daemon, or resumes it, and says what that means.
-pub async fn change(settings: &Settings, verb: &str, rule: &str) -> anyhow::Result<String> {
+/// Pauses a rule of a running daemon, or resumes it, and says what that means.
+pub async fn change(address: &str, verb: &str, rule: &str) -> anyhow::Result<String> {
     let quoted = utf8_percent_encode(rule, QUOTED);
     let request = format!("POST /rules/{verb}?rule={quoted}");
-    let answer = send_request(settings, &request, TIMEOUT).await?;
+    let answer = send_request(address, &request, TIMEOUT).await?;
     let Changed { changed } =
         serde_json::from_str(&answer).context("the answer is not that of a pause")?;
     Ok(match (verb, changed) {

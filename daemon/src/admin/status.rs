@@ -1,10 +1,11 @@
-//! `s3-replicator status`: the figures of the running daemon, as a table.
+//! `s3-replicator status`: the figures of the running daemon, as a table; and how commands reach
+//! that daemon.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use replicator_config::Settings;
+use replicator_config::{Invalid, Settings};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Timestamp, escape_controls};
 use replicator_core::rule::Mismatch;
@@ -19,28 +20,50 @@ use crate::rule_state::PausedRule;
 // The daemon itself gives its dispatch 5 seconds to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests the status of the daemon of this configuration and returns it as text.
-pub async fn ask(settings: &Settings) -> anyhow::Result<String> {
-    let answer = send_request(settings, "GET /status", TIMEOUT).await?;
+/// Which daemon a command asks.
+#[derive(Debug, clap::Args)]
+pub struct DaemonAddress {
+    /// Where the daemon listens; the configuration file is not read then
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+}
+
+impl DaemonAddress {
+    /// Returns the address that was given, or else that of the configuration file.
+    pub fn resolve(
+        self,
+        settings: impl FnOnce() -> Result<Settings, Invalid>,
+    ) -> anyhow::Result<String> {
+        Ok(match self.address {
+            Some(address) => address,
+            None => settings()?.listen.to_string(),
+        })
+    }
+}
+
+/// Requests the status of a daemon and returns it as text, or as the JSON that it answers with.
+pub async fn ask(address: &str, json: bool) -> anyhow::Result<String> {
+    let answer = send_request(address, "GET /status", TIMEOUT).await?;
+    if json {
+        return Ok(answer);
+    }
     let status: Status = serde_json::from_str(&answer).context("the answer is not a status")?;
     Ok(table(&status))
 }
 
-/// Requests the health of the daemon of this configuration: what `/healthz` says, as an error
-/// where it is red.
-pub async fn ask_health(settings: &Settings) -> anyhow::Result<String> {
-    send_request(settings, "GET /healthz", TIMEOUT).await
+/// Requests the health of a daemon: what `/healthz` says, as an error where it is red.
+pub async fn ask_health(address: &str) -> anyhow::Result<String> {
+    send_request(address, "GET /healthz", TIMEOUT).await
 }
 
-/// Sends one request to the daemon of a configuration, and returns the body of the answer.
+/// Sends one request to a daemon, and returns the body of the answer.
 pub(crate) async fn send_request(
-    settings: &Settings,
+    address: &str,
     request: &str,
     timeout: Duration,
 ) -> anyhow::Result<String> {
-    let address = settings.listen;
     let stream = TcpStream::connect(address).await.with_context(|| {
-        format!("no s3-replicator answers at {address}; is it running with this configuration?")
+        format!("no s3-replicator answers at {address}; is it running, and does it listen there?")
     })?;
     let answer = tokio::time::timeout(timeout, exchange(stream, request)).await;
     answer.with_context(|| format!("{address} took the request and gives no answer"))?
