@@ -166,7 +166,7 @@ async fn a_mistake_in_the_command_is_answered_with_what_would_be_right() {
     daemon.kill().await;
     let nobody = complaint(&["list"]).await;
     assert!(
-        nobody.contains("is it running with this configuration?"),
+        nobody.contains("is it running, and does it listen there?"),
         "{nobody}"
     );
 }

@@ -44,11 +44,14 @@ mod requests;
 mod check;
 // What was there before.
 mod backfill;
+// What programs ask and command.
+mod api;
 // A daemon's life: start, reload, stop; what it says meanwhile.
 mod adopted;
 mod commands;
 mod figures;
 mod logs;
+mod objects;
 mod starting;
 mod stopping;
 mod verify;

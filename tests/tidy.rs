@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["pipeline", "backfill"],
     &["verify"],
     &["admin"],
-    &["dispatch", "check"],
+    &["dispatch", "check", "objects"],
     &["queue", "reconcile"],
     &["engine"],
     &["parking"],

@@ -43,6 +43,7 @@ tables! {
         state_dir: String,
         listen: String,
         listen_hosts: Vec<Field<String>>,
+        api_token_file: String,
         memory: Scalar,
         drain_timeout: String,
         accounts: BTreeMap<String, Field<Account>>,

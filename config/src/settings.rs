@@ -33,6 +33,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Names under which clients may reach that, in lower case, beside addresses and localhost.
     pub listen_hosts: Vec<String>,
+    /// The file of the token that lets clients of the HTTP API change anything; without one it
+    /// reads alone.
+    pub api_token_file: Option<PathBuf>,
     /// The budget for all object bytes in flight.
     pub memory_bytes: u64,
     /// How long a shutdown waits for work in progress.
@@ -114,6 +117,7 @@ fn resolve(file: &File, problems: &mut Problems<'_>) -> Settings {
     let mut rules = rules::resolve(&file.rules, (&accounts, &queues), problems);
     queues::drop_idle(&mut rules);
     let state_dir = file.state_dir.parse_with(problems, state_dir);
+    let api_token_file = file.api_token_file.parse_with(problems, token_file);
     let listen = file.listen.parse_with(problems, listen);
     let memory_bytes = file.memory.parse_with(problems, memory);
     let drain_timeout = file
@@ -123,6 +127,7 @@ fn resolve(file: &File, problems: &mut Problems<'_>) -> Settings {
         state_dir: state_dir.unwrap_or_else(|| STATE_DIR.into()),
         listen: listen.unwrap_or(LISTEN),
         listen_hosts: file.listen_hosts.parse_each(problems, values::host_name),
+        api_token_file,
         memory_bytes: memory_bytes.unwrap_or(MEMORY_BYTES),
         drain_timeout: drain_timeout.unwrap_or(DRAIN_TIMEOUT),
         work_queues: queues::work_queues(&queues, &rules),
@@ -146,6 +151,15 @@ fn state_dir(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err(format!("empty; name a directory, like {STATE_DIR:?}")),
         _ => Ok(text.into()),
+    }
+}
+
+fn token_file(text: &str) -> Result<PathBuf, String> {
+    match Path::new(text).is_absolute() {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is not an absolute path, like \"/etc/s3-replicator/token\""
+        )),
     }
 }
 

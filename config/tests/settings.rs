@@ -25,6 +25,7 @@ fn the_least_file_has_every_default() {
         state_dir: "/var/lib/s3-replicator".into(),
         listen: "127.0.0.1:9478".parse().unwrap(),
         listen_hosts: Vec::new(),
+        api_token_file: None,
         memory_bytes: 256 * 1024 * 1024,
         drain_timeout: Duration::from_secs(30),
         accounts: BTreeMap::from([("here".to_owned(), account("here", "eu-west-1"))]),

@@ -257,7 +257,7 @@ pub fn has_content_of(one: &SourceVersion, other: &SourceVersion) -> bool {
 
 /// What an entry of the destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Identity {
+pub enum Identity {
     /// The replica of the source's entry at this place.
     Replica(usize),
     /// A delete marker.
@@ -287,6 +287,31 @@ impl<'a> KeyHistories<'a> {
             (*scope == VersionScope::Wanted).then_some((entry, replica))
         };
         replicas.into_iter().filter_map(pair).collect()
+    }
+
+    /// Finds for each entry of the source the place of the one that shows it, and says what each
+    /// entry of the destination is. Of several replicas of a version the newest counts, and none
+    /// that differs from it.
+    pub fn pair_entries(&self) -> (Vec<Option<usize>>, Vec<Identity>) {
+        let mut findings = Vec::new();
+        let mut identities = self.identify_all(&mut findings);
+        let differing: HashSet<_> = { findings.iter() }.map(|one| &one.replica).collect();
+        for (identity, shown) in identities.iter_mut().zip(self.shown) {
+            if differing.contains(&Some(shown.entry.version.id.clone())) {
+                *identity = Identity::Foreign;
+            }
+        }
+        let mut object = None;
+        let replica_of = |(at, (entry, _)): (usize, &(SourceVersion, VersionScope))| {
+            if entry.kind == VersionKind::Marker {
+                return marker_above(&identities, object?, at);
+            }
+            let found = { identities.iter() }.rposition(|one| *one == Identity::Replica(at));
+            object = found.map(|_| at).or(object);
+            found
+        };
+        let replicas = self.source.iter().enumerate().map(replica_of).collect();
+        (replicas, identities)
     }
 
     /// Lists all differences.
@@ -493,13 +518,17 @@ impl<'a> KeyHistories<'a> {
 /// Says whether a marker is there above the replica of an object, and below every replica of what
 /// is above a place of the source.
 fn is_marked(identities: &[Identity], object: usize, place: usize) -> bool {
+    marker_above(identities, object, place).is_some()
+}
+
+fn marker_above(identities: &[Identity], object: usize, place: usize) -> Option<usize> {
     let is_newer = |identity: &Identity| matches!(identity, Identity::Replica(at) if *at > place);
     let is_object = |identity: &Identity| *identity == Identity::Replica(object);
-    let mut above = identities
-        .iter()
-        .skip_while(|identity| !is_object(identity));
-    let mut below_newer = above.by_ref().take_while(|identity| !is_newer(identity));
-    below_newer.any(|identity| *identity == Identity::Marker)
+    let entries = identities.iter().enumerate();
+    let above = entries.skip_while(|(_, identity)| !is_object(identity));
+    let mut below_newer = above.take_while(|(_, identity)| !is_newer(identity));
+    let marker = below_newer.find(|(_, identity)| **identity == Identity::Marker)?;
+    Some(marker.0)
 }
 
 #[cfg(test)]

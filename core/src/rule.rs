@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
+use strum::{EnumMessage, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use crate::object::{Bucket, Key, NameError, Timestamp};
 
@@ -206,6 +206,7 @@ pub struct RateLimits {
     Ord,
     Serialize,
     Deserialize,
+    EnumMessage,
     IntoStaticStr,
     VariantArray,
 )]
@@ -249,6 +250,11 @@ impl Mismatch {
     /// Returns the name that metrics and logs use.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Says the cause in a sentence.
+    pub fn sentence(self) -> &'static str {
+        self.get_documentation().unwrap_or_default()
     }
 
     /// Refuses for this cause, unless what it asks for holds.
@@ -304,6 +310,14 @@ impl Rule {
             .strip_prefix(self.filter.prefix.as_str())
             .unwrap_or(key.as_str());
         Key::try_from(format!("{rewrite}{rest}"))
+    }
+
+    /// Returns the key of the source whose replica has a key; none if no replica can have it.
+    pub fn original_key(&self, target: &Key) -> Option<Key> {
+        let prefix = self.filter.prefix.as_str();
+        let rewritten = self.rewrite.as_deref().unwrap_or(prefix);
+        let rest = target.as_str().strip_prefix(rewritten)?;
+        Key::try_from(format!("{prefix}{rest}")).ok()
     }
 
     /// Says whether a key of the source bucket can be in scope. A disabled rule without a work

@@ -152,9 +152,14 @@ impl Stamp {
 
 /// Says whether a stamp that has `said` for its version means this one.
 pub fn names_version(said: &VersionRef, version: &VersionRef) -> bool {
-    let is_digest = said.id.as_str().starts_with(BY_DIGEST);
+    let is_digest = is_digest_id(said.id.as_str());
     said == version
         || (is_digest && said.last_modified == version.last_modified && *said == by_digest(version))
+}
+
+/// Says whether a version id is the digest of one, as compact stamps have it.
+pub fn is_digest_id(id: &str) -> bool {
+    id.starts_with(BY_DIGEST)
 }
 
 fn by_digest(version: &VersionRef) -> VersionRef {

@@ -2,6 +2,7 @@
 //! bounded number of connections is served at a time, each for a bounded time and one request, that
 //! names this daemon as its own clients do.
 
+pub mod api;
 pub mod failures;
 pub mod pause;
 pub mod status;
@@ -29,7 +30,7 @@ use replicator_core::failure::{Reason, error_chain};
 use replicator_core::object::without_commands;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -45,6 +46,8 @@ use crate::process;
 use crate::rule_state::{ActivityFigures, PausedRule};
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
+use crate::task::Ruleset;
+use api::Token;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -54,6 +57,9 @@ pub(crate) struct Admin {
     pub(crate) polls: Arc<Vec<Arc<PollStatus>>>,
     pub(crate) draining: CancellationToken,
     pub(crate) set_up: Arc<SetUp>,
+    pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
+    /// What a request that changes anything has to bear, if that is configured.
+    pub(crate) token: Option<Token>,
     /// Names, in lower case, under which clients may reach this, beside addresses and localhost.
     pub(crate) hosts: Arc<[String]>,
 }
@@ -135,7 +141,7 @@ const DISPATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) const SILENT: &str = "the dispatch does not answer";
 
-/// The header that every POST has to have. A web page can make a browser send it nowhere but to the
+/// The header that every POST has to have, but those of the API, which bear a token. A web page can make a browser send it nowhere but to the
 /// page's own server.
 pub(crate) const COMMAND: &str = "x-s3-replicator";
 
@@ -160,6 +166,7 @@ impl Admin {
     /// Serves until `stop` is cancelled.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let known_hosts = middleware::from_fn_with_state(Arc::clone(&self.hosts), refuse_foreign);
+        let token_required = middleware::from_fn_with_state(self.clone(), api::require_token);
         let router = Router::new()
             .route("/", get(page))
             .route("/metrics", get(metrics))
@@ -170,6 +177,8 @@ impl Admin {
             .route("/failures/retry", post(failures::retry_parked))
             .route("/rules/pause", post(pause::pause))
             .route("/rules/resume", post(pause::resume))
+            .merge(api::router())
+            .layer(token_required)
             .with_state(self)
             .layer(known_hosts);
         serve(router, listener, stop).await;
@@ -401,7 +410,9 @@ fn foreign<B>(request: &http::Request<B>, hosts: &[String]) -> Option<Response> 
         );
         return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
     }
-    if request.method() == Method::POST && !request.headers().contains_key(COMMAND) {
+    let is_api = request.uri().path().starts_with("/api/");
+    let is_command = request.headers().contains_key(COMMAND) || is_api;
+    if request.method() == Method::POST && !is_command {
         let text = format!("a POST needs the header {COMMAND}: 1\n");
         return Some((StatusCode::FORBIDDEN, text).into_response());
     }
@@ -521,6 +532,8 @@ pub(crate) mod tests {
                 draining: CancellationToken::new(),
                 set_up: Arc::default(),
                 hosts: Arc::default(),
+                rules: watch::channel(Arc::default()).1,
+                token: None,
             },
             asked,
         )

@@ -139,14 +139,7 @@ impl Engine {
 
     /// Returns the clients for a place.
     pub(crate) fn access_to(&self, place: &BucketRef) -> Result<&AccountClients, Failure> {
-        // The configuration is checked before it gets here, so this is a refusal to guess.
-        self.accounts.get(&place.account).ok_or_else(|| {
-            Failure::with_source(
-                FailureKind::Transient,
-                Operation::FindAccount,
-                format!("account {:?} is not configured", place.account),
-            )
-        })
+        self.accounts.access_to(place)
     }
 
     /// Finds the tasks of an event, and records which rules it reaches, or why it reaches none.

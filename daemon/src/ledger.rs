@@ -39,6 +39,13 @@ pub(crate) struct Ledger {
     damaged_uploads: Arc<Mutex<HashMap<TargetKey, Instant>>>,
 }
 
+/// What is on record of one key's versions.
+#[derive(Debug, Default)]
+pub(crate) struct KeyRecords {
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) parked: Vec<ParkedTask>,
+}
+
 /// The parts of an upload by number.
 pub(crate) type Parts = BTreeMap<u32, UploadedPart>;
 
@@ -83,6 +90,14 @@ impl Ledger {
     /// lost disk: they are read back from the destination.
     pub(crate) fn replicas_of(&self, target: &TargetKey) -> Result<Vec<Replica>, Failure> {
         damaged_as_absent(self.scan_records(&Replica::key_prefix(target)))
+    }
+
+    /// Lists all that is on record of a key's versions.
+    pub(crate) fn records_of(&self, target: &TargetKey) -> Result<KeyRecords, Failure> {
+        Ok(KeyRecords {
+            replicas: self.replicas_of(target)?,
+            parked: damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?,
+        })
     }
 
     /// Records what became of a version.
@@ -267,12 +282,17 @@ impl Ledger {
 
     /// Returns when a rule was first loaded, which is `now` when it never was.
     pub(crate) fn rule_start(&self, rule: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-        let address = RuleStart::address(rule);
-        if let Some(start) = self.get_record::<RuleStart>(&address)? {
-            return Ok(start.first_loaded);
+        if let Some(start) = self.known_start(rule)? {
+            return Ok(start);
         }
-        self.put(&address, &RuleStart { first_loaded: now })?;
+        self.put(&RuleStart::address(rule), &RuleStart { first_loaded: now })?;
         Ok(now)
+    }
+
+    /// Returns when a rule was first loaded, if it ever was.
+    pub(crate) fn known_start(&self, rule: &str) -> Result<Option<Timestamp>, Failure> {
+        let start = self.get_record::<RuleStart>(&RuleStart::address(rule))?;
+        Ok(start.map(|start| start.first_loaded))
     }
 
     /// Lists the rules that were ever paused by command.

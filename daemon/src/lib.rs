@@ -6,6 +6,7 @@
 //! - `backfill`: keys that miss something, found and hinted at
 //! - `verify`: both sides of a rule compared
 //! - `admin`: the HTTP endpoints, and the commands that read them
+//! - `objects`: what became of one object, version by version
 //! - `check`: whether the set-up can work, as the file and the services say
 //! - `dispatch`: one task per target key, from its messages to its result
 //! - `queue`: messages: received, routed to work queues, deleted, returned or dead-lettered
@@ -44,6 +45,7 @@ mod limit {
     pub(crate) mod single_flight;
 }
 mod metrics;
+mod objects;
 mod other_daemons;
 mod parking;
 pub mod pipeline;

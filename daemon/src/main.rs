@@ -13,8 +13,8 @@ use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOption
 use replicator_config::{ImportOptions, Invalid, Settings};
 use replicator_core::object::without_commands;
 use s3_replicator::admin::failures::{FAILURES_EXAMPLES, FailuresCommand};
-use s3_replicator::admin::pause;
 use s3_replicator::admin::status::{self, DaemonAddress};
+use s3_replicator::admin::{api, pause};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
@@ -93,11 +93,24 @@ enum Verb {
     /// Finds keys that miss something at the destination, and has the daemons look at them
     #[command(after_help = BACKFILL_EXAMPLES)]
     Backfill(BackfillArguments),
-    /// Shows what the running daemon has in flight and what is parked
+    #[command(flatten)]
+    Daemon(DaemonCommand),
+    /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
+    #[command(subcommand, after_help = LEDGER_EXAMPLES)]
+    Ledger(LedgerCommand),
+}
+
+/// What a running daemon is asked.
+#[derive(Debug, Subcommand)]
+enum DaemonCommand {
+    /// Shows what the running daemon has in flight and what is parked, or what became of an object
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
         #[command(flatten)]
         daemon: DaemonAddress,
+        /// An object, by its key at either side: what became of each of its versions
+        #[arg(value_name = "s3://BUCKET/KEY[?versionId=ID]")]
+        object: Option<String>,
         /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
@@ -131,9 +144,29 @@ enum Verb {
     /// What is parked and why, and the command to try it again
     #[command(subcommand, after_help = FAILURES_EXAMPLES)]
     Failures(FailuresCommand),
-    /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
-    #[command(subcommand, after_help = LEDGER_EXAMPLES)]
-    Ledger(LedgerCommand),
+}
+
+impl DaemonCommand {
+    async fn ask(self, settings: impl Fn() -> Result<Settings, Invalid>) -> anyhow::Result<String> {
+        match self {
+            Self::Status {
+                daemon,
+                object: Some(object),
+                json,
+            } => api::ask_object(daemon, &object, json, settings).await,
+            Self::Status { daemon, json, .. } => {
+                status::ask(&daemon.resolve(settings)?, json).await
+            }
+            Self::Health { daemon } => status::ask_health(&daemon.resolve(settings)?).await,
+            Self::Pause { rule, daemon } => {
+                pause::change(&daemon.resolve(settings)?, "pause", &rule).await
+            }
+            Self::Resume { rule, daemon } => {
+                pause::change(&daemon.resolve(settings)?, "resume", &rule).await
+            }
+            Self::Failures(failures) => failures.ask(settings).await,
+        }
+    }
 }
 
 const IMPORT_EXAMPLE: &str = "Example:
@@ -255,6 +288,7 @@ const BACKFILL_EXAMPLES: &str = "Examples:
 
 const STATUS_EXAMPLES: &str = "Examples:
   s3-replicator status
+  s3-replicator status 's3://orders/invoices/1.pdf?versionId=3HL4kqtJlcpXroDTDmJ'
   s3-replicator status --address 10.0.0.7:9478 --json | jq .parked";
 
 const LEDGER_EXAMPLES: &str = "Examples:
@@ -346,21 +380,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(build_runtime()?.block_on(verifying)?));
         }
         Verb::Backfill(arguments) => find_and_hint(&settings()?, &arguments)?,
-        Verb::Status { daemon, json } => {
-            build_runtime()?.block_on(status::ask(&daemon.resolve(settings)?, json))?
-        }
-        Verb::Health { daemon } => {
-            build_runtime()?.block_on(status::ask_health(&daemon.resolve(settings)?))?
-        }
-        Verb::Pause { rule, daemon } => {
-            let address = daemon.resolve(settings)?;
-            build_runtime()?.block_on(pause::change(&address, "pause", &rule))?
-        }
-        Verb::Resume { rule, daemon } => {
-            let address = daemon.resolve(settings)?;
-            build_runtime()?.block_on(pause::change(&address, "resume", &rule))?
-        }
-        Verb::Failures(failures) => build_runtime()?.block_on(failures.ask(settings))?,
+        Verb::Daemon(command) => build_runtime()?.block_on(command.ask(settings))?,
         Verb::Ledger(LedgerCommand::Check) => mend::check(&settings()?)?,
         Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings()?)?,
     };

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use replicator_config::Settings;
 use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
-use tracing::error;
+use tracing::{error, info};
 
 use crate::clock::BootInstant;
 use crate::ledger::records::TargetKey;
@@ -27,6 +28,18 @@ pub(crate) struct Predecessor {
 const STOPPED: &str = "stopped";
 
 impl Predecessor {
+    /// Finds out whether the last process of a configuration may have left something on its way.
+    pub(crate) fn find(settings: &Settings) -> io::Result<Self> {
+        let predecessor = Self::of_state_dir(&settings.state_dir)?;
+        if !settings.work_queues.is_empty() {
+            return Ok(Self::none());
+        }
+        if predecessor.may_write() {
+            info!(wait = ?LANDING, "not started after a clean stop: what was sent before may still arrive, so writing waits");
+        }
+        Ok(predecessor)
+    }
+
     /// Finds out how the last user of a state directory ended, and that this one has not ended yet.
     pub(crate) fn of_state_dir(state_dir: &Path) -> io::Result<Self> {
         match fs::remove_file(stopped(state_dir)) {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::api::Token;
 use crate::admin::{Admin, Status};
 use crate::clock;
 use crate::dispatch::{Channels, Command, Dispatch};
@@ -38,7 +39,6 @@ use crate::verify::rounds::Rounds;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max};
 use replicator_core::failure::{Failure, error_chain};
-use replicator_core::retry::LANDING;
 use replicator_core::rule::Rule;
 
 // Done messages not yet deleted: a batch round of the ack station and one to come. An SQS that does
@@ -129,6 +129,8 @@ impl Daemon {
                 "without a work_queue one daemon routes and works; name one in [[queues]], or start without --role"
             );
         }
+        let token = settings.api_token_file.as_deref().map(Token::read_file);
+        let token = token.transpose()?;
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
         let accounts =
@@ -137,7 +139,8 @@ impl Daemon {
         let budget = Budget::new(settings.memory_bytes);
         let queues = settings.work_queues.iter();
         let work_queues = WorkQueues::new(queues.filter_map(|queue| access(&accounts, queue)));
-        let predecessor = predecessor(&settings)?;
+        let predecessor =
+            Predecessor::find(&settings).context("the state directory cannot be written")?;
         let pauses = Pauses::load(&ledger).context("cannot read the ledger")?;
         let engine = Engine::new(
             (accounts, work_queues),
@@ -149,7 +152,8 @@ impl Daemon {
         let engine = Arc::new(engine);
         let rules = adopt(&engine, &settings).context("cannot write to the ledger")?;
         info!(listen = %settings.listen, rules = settings.rules.len(), queues = settings.queues.len(), "started");
-        let daemon = Self::build(engine, settings, rules, (outside.listener, outside.role));
+        let outer = (outside.listener, outside.role, token);
+        let daemon = Self::build(engine, settings, rules, outer);
         Ok(match outside.checked_file {
             Some(file) => daemon.look_at(file),
             None => daemon,
@@ -172,7 +176,7 @@ impl Daemon {
         engine: Arc<Engine>,
         settings: Settings,
         rules: Ruleset,
-        (listener, role): (Option<TcpListener>, Role),
+        (listener, role, token): (Option<TcpListener>, Role, Option<Token>),
     ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
         let [drain, halt, close] = <[CancellationToken; 3]>::default();
@@ -212,6 +216,8 @@ impl Daemon {
             draining: drain.clone(),
             set_up: Arc::default(),
             hosts: settings.listen_hosts.as_slice().into(),
+            rules: rules.subscribe(),
+            token,
         };
         spawn_services(&admin, (listener, role), &close, &mut services);
         Self {
@@ -375,19 +381,6 @@ fn spawn_services(
     if let Some(listener) = listener {
         services.spawn(admin.clone().run(listener, close.clone()));
     }
-}
-
-/// Finds out whether the last process may have left something on its way.
-fn predecessor(settings: &Settings) -> anyhow::Result<Predecessor> {
-    let predecessor = Predecessor::of_state_dir(&settings.state_dir)
-        .context("the state directory cannot be written")?;
-    if !settings.work_queues.is_empty() {
-        return Ok(Predecessor::none());
-    }
-    if predecessor.may_write() {
-        info!(wait = ?LANDING, "not started after a clean stop: what was sent before may still arrive, so writing waits");
-    }
-    Ok(predecessor)
 }
 
 /// Takes over the rules of a configuration: their limits, and since when they count.

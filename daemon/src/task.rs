@@ -142,6 +142,10 @@ impl Ruleset {
         self.rules.iter()
     }
 
+    pub(crate) fn as_slice(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// Says why an event cannot be acted on, if it cannot: no rule has its bucket, or a rule would
     /// give its replica a key that S3 cannot hold.
     pub(crate) fn refusal(&self, event: &Event) -> Option<(Reason, String)> {

@@ -26,13 +26,14 @@ use crate::admin::failures::parked_versions;
 use crate::clock;
 use crate::ledger::mend::rule_start;
 use crate::metrics::Metrics;
+use crate::objects::list_key;
 use crate::reconcile::UnstampedObject;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::s3::client::ResponseHead;
 use crate::sqs::hints::{Hint, HintSender};
 pub use deep::SampleShare;
-use keys::{KeyPairs, ListedPair, list_key};
+use keys::{KeyPairs, ListedPair};
 use report::{Line, VerifyReport};
 
 /// What is compared, and how.

@@ -22,6 +22,11 @@ pub(crate) async fn send(request: Request<Full<Bytes>>) -> String {
     body
 }
 
+/// Sends a request, and returns the status of the answer.
+pub(crate) async fn status(request: Request<Full<Bytes>>) -> StatusCode {
+    answer(request).await.expect("there is an answer").0
+}
+
 async fn answer(request: Request<Full<Bytes>>) -> Option<(StatusCode, String)> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.ok()?;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::{Failure, Reason, error_chain};
 use replicator_core::object::{Key, escape_controls};
@@ -19,7 +19,8 @@ use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
-use crate::admin::status::{DaemonAddress, send_request};
+use crate::admin::api::query_pairs;
+use crate::admin::status::{DaemonAddress, DaemonClient, send_request};
 use crate::admin::{Admin, Refusal, SILENT, json_response, unavailable};
 use crate::clock;
 use crate::dispatch::Command;
@@ -119,10 +120,15 @@ struct FailureRow {
     rule: String,
     source: String,
     destination: String,
+    /// The key at the source.
     key: String,
     version: Option<String>,
     action: String,
     reason: String,
+    /// What puts it right.
+    #[serde(default)]
+    remedy: String,
+    /// The service's own words.
     detail: String,
     since: Option<String>,
     age_seconds: u64,
@@ -130,12 +136,12 @@ struct FailureRow {
 }
 
 // The daemon may have to read through all that is parked.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Lists what is parked, as a table or as JSON.
-async fn list(address: &str, which: &Which, json: bool) -> anyhow::Result<String> {
+async fn list(daemon: &DaemonClient, which: &Which, json: bool) -> anyhow::Result<String> {
     let answer = send_request(
-        address,
+        daemon,
         &format!("GET /failures{}", which.query("")),
         ANSWER_TIMEOUT,
     )
@@ -158,17 +164,17 @@ pub(crate) async fn parked_versions(
         rule: Some(rule.to_owned()),
         ..Which::default()
     };
-    let address = settings.listen.to_string();
-    let answer = list(&address, &which, true).await.ok()?;
+    let daemon = DaemonClient::of_settings(settings);
+    let answer = list(&daemon, &which, true).await.ok()?;
     let listing: FailureList = serde_json::from_str(&answer).ok()?;
     let reason = |row: FailureRow| ((row.key, row.version), row.reason);
     Some(listing.failures.into_iter().map(reason).collect())
 }
 
 /// Tries again what is parked, and says how much that is.
-async fn retry(address: &str, which: &Which) -> anyhow::Result<String> {
+async fn retry(daemon: &DaemonClient, which: &Which) -> anyhow::Result<String> {
     let answer = send_request(
-        address,
+        daemon,
         &format!("POST /failures/retry{}", which.query("all")),
         ANSWER_TIMEOUT,
     )
@@ -217,6 +223,7 @@ impl FailureRow {
             version: task.version.as_ref().map(ToString::to_string),
             action: task.action.as_str().to_owned(),
             reason: task.reason.as_str().to_owned(),
+            remedy: task.reason.remedy().to_owned(),
             detail: task.detail.clone(),
             since: task.since.format(&Rfc3339).ok(),
             age_seconds: Duration::from_secs_f64(clock::seconds_since(task.since)).as_secs(),
@@ -266,6 +273,7 @@ fn write_table(listing: &FailureList, text: &mut String) -> std::fmt::Result {
             escape_controls(&entry.what())
         )?;
         writeln!(text, "       {}", escape_controls(&entry.detail))?;
+        writeln!(text, "       fix: {}", entry.remedy)?;
     }
     let left = listing.total - listing.failures.len() as u64;
     if left > 0 {
@@ -347,13 +355,10 @@ fn unreadable(failure: Failure) -> Refusal {
 /// `all`.
 async fn parse_filter(admin: &Admin, query: &str) -> Result<(ParkedFilter, bool), Refusal> {
     let (mut filter, mut all) = (ParkedFilter::default(), false);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value)
-            .decode_utf8()
-            .map_err(|_| bad_request(format!("{name} is not UTF-8")))?;
+    for (name, value) in query_pairs(query)? {
         match name {
-            "all" => all = true,
+            "all" if matches!(value.as_str(), "" | "true") => all = true,
+            "all" if value == "false" => all = false,
             "rule" => filter.rule = Some(known_rule(admin, &value).await?),
             "reason" => filter.reason = Some(known_reason(&value)?),
             "key" => {

@@ -2,6 +2,7 @@
 //! that daemon.
 
 use std::fmt::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,7 +13,9 @@ use replicator_core::rule::Mismatch;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
+use crate::admin::api::{ApiError, Token};
 use crate::admin::{COMMAND, QueueStatus, Status};
 use crate::health::LastError;
 use crate::rule_state::PausedRule;
@@ -26,24 +29,68 @@ pub struct DaemonAddress {
     /// Where the daemon listens; the configuration file is not read then
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// The file with that daemon's token, which commands need that change anything, if it has one
+    #[arg(long, value_name = "FILE", requires = "address")]
+    token_file: Option<PathBuf>,
+}
+
+/// A daemon that can be asked.
+#[derive(Debug)]
+pub struct DaemonClient {
+    pub(super) address: String,
+    token_file: Option<PathBuf>,
 }
 
 impl DaemonAddress {
-    /// Returns the address that was given, or else that of the configuration file.
+    /// Says whether an address was given.
+    pub(super) fn is_named(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Returns the daemon that was named, or else that of the configuration file.
     pub fn resolve(
         self,
         settings: impl FnOnce() -> Result<Settings, Invalid>,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<DaemonClient> {
         Ok(match self.address {
-            Some(address) => address,
-            None => settings()?.listen.to_string(),
+            Some(address) => DaemonClient {
+                address,
+                token_file: self.token_file,
+            },
+            None => DaemonClient::of_settings(&settings()?),
         })
     }
 }
 
+impl DaemonClient {
+    /// Names the daemon of a configuration.
+    pub(super) fn of_settings(settings: &Settings) -> Self {
+        Self {
+            address: settings.listen.to_string(),
+            token_file: settings.api_token_file.clone(),
+        }
+    }
+
+    /// Returns the header lines of a command, which may have to bear the token.
+    fn command_lines(&self, request: &str) -> anyhow::Result<Zeroizing<String>> {
+        let mut lines = Zeroizing::new(format!("{COMMAND}: 1\r\n"));
+        if let Some(file) = self
+            .token_file
+            .as_ref()
+            .filter(|_| request.starts_with("POST "))
+        {
+            let header = Token::read_file(file)?.to_header();
+            lines.push_str("Authorization: ");
+            lines.push_str(&header);
+            lines.push_str("\r\n");
+        }
+        Ok(lines)
+    }
+}
+
 /// Requests the status of a daemon and returns it as text, or as the JSON that it answers with.
-pub async fn ask(address: &str, json: bool) -> anyhow::Result<String> {
-    let answer = send_request(address, "GET /status", TIMEOUT).await?;
+pub async fn ask(daemon: &DaemonClient, json: bool) -> anyhow::Result<String> {
+    let answer = send_request(daemon, "GET /status", TIMEOUT).await?;
     if json {
         return Ok(answer);
     }
@@ -52,28 +99,30 @@ pub async fn ask(address: &str, json: bool) -> anyhow::Result<String> {
 }
 
 /// Requests the health of a daemon: what `/healthz` says, as an error where it is red.
-pub async fn ask_health(address: &str) -> anyhow::Result<String> {
-    send_request(address, "GET /healthz", TIMEOUT).await
+pub async fn ask_health(daemon: &DaemonClient) -> anyhow::Result<String> {
+    send_request(daemon, "GET /healthz", TIMEOUT).await
 }
 
 /// Sends one request to a daemon, and returns the body of the answer.
 pub(crate) async fn send_request(
-    address: &str,
+    daemon: &DaemonClient,
     request: &str,
     timeout: Duration,
 ) -> anyhow::Result<String> {
+    let (address, lines) = (&daemon.address, daemon.command_lines(request)?);
     let stream = TcpStream::connect(address).await.with_context(|| {
         format!("no s3-replicator answers at {address}; is it running, and does it listen there?")
     })?;
-    let answer = tokio::time::timeout(timeout, exchange(stream, request)).await;
+    let answer = tokio::time::timeout(timeout, exchange(stream, request, &lines)).await;
     answer.with_context(|| format!("{address} took the request and gives no answer"))?
 }
 
 /// One small request to ourselves needs no HTTP client.
-async fn exchange(mut stream: TcpStream, request: &str) -> anyhow::Result<String> {
+async fn exchange(mut stream: TcpStream, request: &str, lines: &str) -> anyhow::Result<String> {
     let host = stream.peer_addr()?;
-    let head =
-        format!("{request} HTTP/1.0\r\nHost: {host}\r\n{COMMAND}: 1\r\nContent-Length: 0\r\n\r\n");
+    let head = Zeroizing::new(format!(
+        "{request} HTTP/1.0\r\nHost: {host}\r\n{lines}Content-Length: 0\r\n\r\n"
+    ));
     stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -83,13 +132,19 @@ async fn exchange(mut stream: TcpStream, request: &str) -> anyhow::Result<String
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
         // What is wrong, with the request or the daemon, is said in words.
-        Some("400" | "503") => bail!("{}", body.trim()),
+        Some("400" | "401" | "403" | "404" | "503") => bail!("{}", refusal_text(body)),
         _ => bail!(
             "answered {:?}: {}",
             head.lines().next().unwrap_or_default(),
             body.trim()
         ),
     }
+}
+
+/// Returns the words of a refusal: the API has them in JSON.
+fn refusal_text(body: &str) -> String {
+    let parsed = serde_json::from_str::<ApiError>(body);
+    parsed.map_or_else(|_| body.trim().to_owned(), |refusal| refusal.error)
 }
 
 /// Writes a status as text for a terminal.

@@ -10,8 +10,12 @@ use replicator_config::Settings;
 use replicator_core::object::Timestamp;
 use rocksdb::{DB, DBIterator, IteratorMode, ReadOptions};
 
+use super::KeyRecords;
 use super::directory::{Directory, OpenError, ledger_of, repaired_of};
-use super::records::{DbKey, RULE_STARTS, RecordError, RuleStart, TABLES, Table, decode_record};
+use super::records::{
+    DbKey, ParkedTask, RULE_STARTS, Record, RecordError, Replica, RuleStart, TABLES, Table,
+    TargetKey, decode_record,
+};
 use super::store::{self, OpenDb};
 use crate::clock;
 
@@ -38,6 +42,25 @@ pub(crate) fn rule_start(settings: &Settings, rule: &str) -> anyhow::Result<Opti
         .map(|bytes| decode_record::<RuleStart>(&bytes))
         .transpose()?;
     Ok(start.map(|start| start.first_loaded))
+}
+
+/// Lists what the ledger of this configuration has of a key's versions; a daemon may be writing it.
+pub(crate) fn records_of(settings: &Settings, target: &TargetKey) -> anyhow::Result<KeyRecords> {
+    let path = ledger_of(&settings.state_dir);
+    if !path.is_dir() {
+        return Ok(KeyRecords::default());
+    }
+    let db = store::read_only(&path)?;
+    Ok(KeyRecords {
+        replicas: read_prefix(&db, &Replica::key_prefix(target))?,
+        parked: read_prefix(&db, &ParkedTask::key_prefix(target))?,
+    })
+}
+
+fn read_prefix<R: Record>(db: &DB, prefix: &DbKey) -> anyhow::Result<Vec<R>> {
+    let records = entries(db, prefix.clone(), IteratorMode::Start);
+    let decode = |entry: Result<(_, Box<[u8]>), rocksdb::Error>| Ok(decode_record(&entry?.1)?);
+    records.map(decode).collect()
 }
 
 /// Puts a damaged ledger aside, and in its place one of all records that can be read.
@@ -176,7 +199,11 @@ fn copy(
 }
 
 fn table_entries<'a>(db: &'a DB, table: u8, mode: IteratorMode<'_>) -> DBIterator<'a> {
-    let (mut options, start) = (ReadOptions::default(), DbKey::of_table(table));
+    entries(db, DbKey::of_table(table), mode)
+}
+
+fn entries<'a>(db: &'a DB, start: DbKey, mode: IteratorMode<'_>) -> DBIterator<'a> {
+    let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(start.key_bytes());
     options.set_iterate_upper_bound(start.end().key_bytes());
     options.set_total_order_seek(true);

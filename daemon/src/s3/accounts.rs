@@ -32,7 +32,8 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use http::HeaderValue;
 use replicator_config::{Account, ConditionalWrites, Service};
-use replicator_core::failure::{Failure, FailureKind, error_chain};
+use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
+use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
@@ -181,6 +182,15 @@ impl Accounts {
     /// Returns an account; the configuration was checked, so every rule's account is here.
     pub(crate) fn get(&self, name: &str) -> Option<&AccountClients> {
         self.by_name.get(name)
+    }
+
+    /// Returns the clients for a place.
+    pub(crate) fn access_to(&self, place: &BucketRef) -> Result<&AccountClients, Failure> {
+        // The configuration is checked before it gets here, so this is a refusal to guess.
+        self.get(&place.account).ok_or_else(|| {
+            let words = format!("account {:?} is not configured", place.account);
+            Failure::with_source(FailureKind::Transient, Operation::FindAccount, words)
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use replicator_core::stamp::{NAME, names_version};
 use serde::{Deserialize, Serialize};
 
 use super::{Pair, Verifier};
+use crate::objects::read_head;
 use crate::reconcile::listing::{
     Listed, PAGE_ENTRIES_MAX, VERSIONS_MAX, VersionLister, VersionPage, find_doubt,
 };
@@ -107,7 +108,7 @@ impl<'a> KeyPairs<'a> {
             }
             let original = destination
                 .as_ref()
-                .map(|shown| original_key(self.rule, &shown.key));
+                .map(|shown| self.rule.original_key(&shown.key));
             let key = match (source.as_ref().map(|source| &source.key), original.as_ref()) {
                 (None, None) => return Ok(None),
                 (Some(key), None) => key.clone(),
@@ -135,33 +136,6 @@ impl<'a> KeyPairs<'a> {
             }
         }
     }
-}
-
-/// Lists the history of one key, oldest first.
-pub(super) async fn list_key(
-    access: &AccountClients,
-    (side, bucket): (Side, &Bucket),
-    key: &Key,
-) -> Result<Vec<SourceVersion>, Failure> {
-    let prefix = key.as_str();
-    let lister = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix,
-    };
-    let mut history = lister.history(key).await?;
-    history.reverse();
-    Ok(history)
-}
-
-/// Returns the key of the source whose replica has a key.
-fn original_key(rule: &Rule, target: &Key) -> Option<Key> {
-    let prefix = rule.filter.prefix.as_str();
-    let rest = target
-        .as_str()
-        .strip_prefix(rule.rewrite.as_deref().unwrap_or(prefix))?;
-    Key::try_from(format!("{prefix}{rest}")).ok()
 }
 
 /// A key and its history, oldest first.
@@ -446,18 +420,6 @@ impl Verifier<'_> {
             .iter()
             .find(|(holds, _)| *holds)
             .map(|(_, why)| *why))
-    }
-}
-
-/// Reads the headers of a version; none if the service says that it is not there.
-async fn read_head(
-    access: &AccountClients,
-    call: S3Request<'_>,
-) -> Result<Option<ResponseHead>, Failure> {
-    match access.wire.send(call).await {
-        Ok(answer) => Ok(Some(answer.into_head())),
-        Err(refusal) if refusal.is_absent() => Ok(None),
-        Err(refusal) => Err(refusal.into()),
     }
 }
 

@@ -1,0 +1,399 @@
+//! The HTTP API: what the commands know, for programs, under `/api/v1`. It reads alone unless a
+//! token is configured, which a request that changes anything has to bear.
+
+use std::fmt::{self, Write};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{Method, StatusCode, Uri, header};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
+use replicator_config::{Invalid, Settings};
+use replicator_core::failure::error_chain;
+use replicator_core::object::escape_controls;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use crate::admin::failures::{ANSWER_TIMEOUT, QUOTED, list_parked, retry_parked};
+use crate::admin::pause::{pause_rule, resume_rule};
+use crate::admin::status::{DaemonAddress, TIMEOUT, send_request};
+use crate::admin::{Admin, Refusal, json_response, unavailable};
+use crate::objects::{
+    KeyReplication, LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered,
+    VersionStatus, read_beside,
+};
+
+/// The secret that a request which changes anything has to bear.
+#[derive(Clone)]
+pub(crate) struct Token(Zeroizing<String>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+// 128 bits in hexadecimal are 32.
+const TOKEN_BYTES_MIN: usize = 32;
+
+const TOKEN_BYTES_MAX: u64 = 4 << 10;
+
+const MAKE_TOKEN: &str = "make one: (umask 027; openssl rand -hex 32 > FILE)";
+
+impl Token {
+    /// Reads the token from its file, which may be read by its owner and its group alone.
+    pub(crate) fn read_file(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("cannot read the token {shown}"))?;
+        let mode = file.metadata()?.permissions().mode();
+        if mode & 0o027 != 0 {
+            bail!(
+                "the token {shown} has mode {:03o}, so other users may read or change it; chmod 640 {shown}",
+                mode & 0o777
+            );
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(TOKEN_BYTES_MAX)
+            .read_to_string(&mut text)
+            .with_context(|| format!("cannot read the token {shown}"))?;
+        let token = text.trim();
+        if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            bail!(
+                "the token {shown} is not {TOKEN_BYTES_MIN} or more letters, digits and signs; {MAKE_TOKEN}"
+            );
+        }
+        Ok(Self(Zeroizing::new(token.to_owned())))
+    }
+
+    /// Returns the value of the header `Authorization`.
+    pub(crate) fn to_header(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("Bearer {}", *self.0))
+    }
+
+    /// Compares in a time that says nothing of the token but its length.
+    fn is_borne_by(&self, request: &Request) -> bool {
+        let header = request.headers().get(header::AUTHORIZATION);
+        let given = header.map_or(b"".as_slice(), |header| header.as_bytes());
+        self.to_header().as_bytes().ct_eq(given).into()
+    }
+}
+
+/// The paths of the API.
+pub(crate) fn router() -> Router<Admin> {
+    let paths = Router::new()
+        .route("/status", get(read_status))
+        .route("/failures", get(list_parked))
+        .route("/failures/retry", post(retry_parked))
+        .route("/objects", get(read_object))
+        .route("/rules/{id}/pause", post(pause_rule))
+        .route("/rules/{id}/resume", post(resume_rule))
+        .fallback(no_path)
+        .layer(middleware::map_response(describe_refusal));
+    Router::new().nest("/api/v1", paths)
+}
+
+/// Lets a request that changes anything through if it bears the token. Without a token the API
+/// reads alone, and the commands of this host need none.
+pub(crate) async fn require_token(
+    State(admin): State<Admin>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_api = request.uri().path().starts_with("/api/");
+    let refusal = match &admin.token {
+        _ if is_read => None,
+        None if is_api => Some((
+            StatusCode::FORBIDDEN,
+            "this API reads alone; `api_token_file` in the configuration names the token of those \
+             that may change anything"
+                .to_owned(),
+        )),
+        None => None,
+        Some(token) if token.is_borne_by(&request) => None,
+        Some(_) => Some((
+            StatusCode::UNAUTHORIZED,
+            "say the token of `api_token_file`, as `Authorization: Bearer TOKEN`".to_owned(),
+        )),
+    };
+    match refusal {
+        Some((status, error)) if is_api => refused(status, error),
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+/// Why a request has no other answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ApiError {
+    /// What is wrong, and what to do.
+    pub(super) error: String,
+}
+
+fn refused(status: StatusCode, error: String) -> Response {
+    let mut answer = json_response(&ApiError { error });
+    *answer.status_mut() = status;
+    if status == StatusCode::UNAUTHORIZED {
+        let scheme = header::HeaderValue::from_static("Bearer");
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    answer
+}
+
+/// Gives a refusal in words the form that programs read.
+async fn describe_refusal(answer: Response) -> Response {
+    let status = answer.status();
+    let is_json = answer
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json");
+    if status.is_success() || is_json {
+        return answer;
+    }
+    let allow = answer.headers().get(header::ALLOW).cloned();
+    let body = axum::body::to_bytes(answer.into_body(), REFUSAL_BYTES_MAX).await;
+    let text = body.map(|body| String::from_utf8_lossy(&body).trim().to_owned());
+    let text = text.ok().filter(|text| !text.is_empty());
+    let mut described = refused(status, text.unwrap_or_else(|| status.to_string()));
+    described
+        .headers_mut()
+        .extend(allow.map(|allow| (header::ALLOW, allow)));
+    described
+}
+
+// A refusal names what it refuses, which is a part of the request's head.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+/// Reads the pairs of a query, in which a plus sign is a space:
+/// <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
+pub(super) fn query_pairs(query: &str) -> Result<Vec<(&str, String)>, Refusal> {
+    let mut pairs = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let spaced = value.replace('+', " ");
+        let unreadable = |_| (StatusCode::BAD_REQUEST, format!("{name} is not UTF-8"));
+        let value = percent_decode_str(&spaced).decode_utf8();
+        pairs.push((name, value.map_err(unreadable)?.into_owned()));
+    }
+    Ok(pairs)
+}
+
+async fn no_path(uri: Uri) -> Refusal {
+    let text = format!("{} is no path of this API", uri.path());
+    (StatusCode::NOT_FOUND, text)
+}
+
+async fn read_status(State(admin): State<Admin>) -> Result<Response, Refusal> {
+    let status = admin.status().await.map_err(unavailable)?;
+    Ok(json_response(&status))
+}
+
+async fn read_object(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    let mut asked = None;
+    for (name, value) in query_pairs(uri.query().unwrap_or_default())? {
+        match name {
+            "uri" => asked = Some(value),
+            _ => {
+                let text = format!("{name:?} is not known here; uri is");
+                return Err((StatusCode::BAD_REQUEST, text));
+            }
+        }
+    }
+    let asked = asked.unwrap_or_default();
+    let question = ObjectQuestion::parse_uri(&asked).ok_or_else(|| {
+        let text = format!("{asked:?} is not s3://bucket/key; say uri=s3://bucket/key");
+        (StatusCode::BAD_REQUEST, text)
+    })?;
+    let rules = admin.rules.borrow().clone();
+    let reader = ObjectReader {
+        accounts: &admin.engine.accounts,
+        rules: rules.as_slice(),
+        ledger: LedgerReader::Open(&admin.engine.ledger),
+    };
+    let found = tokio::time::timeout(OBJECT_TIMEOUT, Box::pin(reader.read(&question))).await;
+    match found.map_err(|_| unavailable("the buckets take too long to answer"))? {
+        Ok(status) => Ok(json_response(&status)),
+        Err(Unanswered::Unknown(text)) => Err((StatusCode::NOT_FOUND, text)),
+        Err(Unanswered::Failed(failure)) => Err(unavailable(error_chain(&failure))),
+    }
+}
+
+// The command waits for somewhat longer.
+const OBJECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Tells what became of an object: asks the daemon, or, if none was named and none answers, the
+/// services and the ledger here.
+pub async fn ask_object(
+    daemon: DaemonAddress,
+    object: &str,
+    json: bool,
+    settings: impl Fn() -> Result<Settings, Invalid>,
+) -> anyhow::Result<String> {
+    let Some(question) = ObjectQuestion::parse_uri(object) else {
+        bail!("{object:?} is not s3://bucket/key or s3://bucket/key?versionId=ID")
+    };
+    let is_named = daemon.is_named();
+    let daemon = daemon.resolve(&settings)?;
+    let reaches = TcpStream::connect(&daemon.address);
+    let answers = matches!(tokio::time::timeout(TIMEOUT, reaches).await, Ok(Ok(_)));
+    let status = if answers || is_named {
+        let quoted = utf8_percent_encode(object, QUOTED);
+        let request = format!("GET /api/v1/objects?uri={quoted}");
+        let answer = send_request(&daemon, &request, ANSWER_TIMEOUT).await?;
+        serde_json::from_str(&answer).context("the answer is not the status of an object")?
+    } else {
+        match read_beside(&settings()?, &question).await? {
+            Ok(status) => status,
+            Err(Unanswered::Unknown(text)) => bail!(text),
+            Err(Unanswered::Failed(failure)) => bail!(failure),
+        }
+    };
+    if json {
+        return Ok(serde_json::to_string(&status)?);
+    }
+    let mut text = String::new();
+    write_object(&status, &mut text)?;
+    Ok(text)
+}
+
+fn write_object(status: &ObjectStatus, text: &mut String) -> fmt::Result {
+    for refusal in &status.refusals {
+        writeln!(
+            text,
+            "rule {} does not take it: {}",
+            refusal.rule, refusal.detail
+        )?;
+    }
+    for key in &status.keys {
+        write_key(key, text)?;
+    }
+    Ok(())
+}
+
+fn write_key(key: &KeyReplication, text: &mut String) -> fmt::Result {
+    let [source, destination] = [&key.source, &key.destination].map(|url| escape_controls(url));
+    writeln!(text, "{source} -> {destination} (rule {})", key.rule)?;
+    writeln!(
+        text,
+        "{:<10} {:<34} {:<22} REPLICA",
+        "STATUS", "VERSION", "SINCE"
+    )?;
+    for version in &key.versions {
+        write_version(version, text)?;
+    }
+    for id in &key.unmanaged {
+        writeln!(text, "no replica: version {id} of the destination")?;
+    }
+    if key.omitted > 0 {
+        writeln!(text, "and {} older versions", key.omitted)?;
+    }
+    Ok(())
+}
+
+fn write_version(version: &VersionStatus, text: &mut String) -> fmt::Result {
+    let id = version.version_id.as_deref().unwrap_or("unknown");
+    let since = version.since.as_deref().unwrap_or_default();
+    let replica = version.replica_version_id.as_deref().unwrap_or("none");
+    let status = version.status.to_string();
+    write!(text, "{status:<10} {id:<34} {since:<22} {replica}")?;
+    writeln!(
+        text,
+        "{}",
+        if version.is_delete_marker {
+            " (delete marker)"
+        } else {
+            ""
+        }
+    )?;
+    match (&version.reason, &version.detail) {
+        (Some(reason), Some(detail)) => {
+            writeln!(text, "           {reason}: {}", escape_controls(detail))?;
+        }
+        (None, Some(detail)) => writeln!(text, "           {}", escape_controls(detail))?,
+        (_, None) => {}
+    }
+    match &version.remedy {
+        Some(remedy) => writeln!(text, "           fix: {remedy}"),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    fn token_of(text: &str, mode: u32) -> Result<Token, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let file = File::options()
+            .create_new(true)
+            .write(true)
+            .mode(mode)
+            .open(&path);
+        std::io::Write::write_all(&mut file.unwrap(), text.as_bytes()).unwrap();
+        Token::read_file(&path).map_err(|error| format!("{error:#}"))
+    }
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_token_that_others_may_read_or_that_can_be_guessed_is_refused() {
+        assert!(token_of(&format!("{SECRET}\n"), 0o600).is_ok());
+        assert!(token_of(SECRET, 0o640).is_ok());
+        let refused = token_of(SECRET, 0o644).unwrap_err();
+        assert!(refused.contains("chmod 640"), "{refused}");
+        for guessable in ["", "secret", &SECRET.replace('a', " "), &SECRET[1..]] {
+            let refused = token_of(guessable, 0o600).unwrap_err();
+            assert!(refused.contains("openssl rand"), "{refused}");
+            assert!(
+                guessable.is_empty() || !refused.contains(guessable),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_whole_token_is_the_token() {
+        let token = token_of(SECRET, 0o600).unwrap();
+        let borne = |value: &str| {
+            let request = Request::post("/").header(header::AUTHORIZATION, value);
+            token.is_borne_by(&request.body(axum::body::Body::empty()).unwrap())
+        };
+        assert!(borne(&format!("Bearer {SECRET}")));
+        for other in [
+            "",
+            "Bearer ",
+            SECRET,
+            &format!("Bearer {SECRET}0"),
+            &format!("bearer {}", &SECRET[1..]),
+        ] {
+            assert!(!borne(other), "{other}");
+        }
+        let none = Request::post("/").body(axum::body::Body::empty()).unwrap();
+        assert!(!token.is_borne_by(&none));
+        assert!(!format!("{token:?}").contains(SECRET));
+    }
+
+    #[test]
+    fn a_query_is_read_as_forms_are_written() {
+        let pairs = query_pairs("uri=s3%3A%2F%2Fa%2Fb+c%2Bd&all").unwrap();
+        assert_eq!(
+            pairs,
+            [("uri", "s3://a/b c+d".to_owned()), ("all", String::new())]
+        );
+        assert!(query_pairs("uri=%ff").is_err());
+    }
+}
