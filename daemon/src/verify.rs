@@ -145,7 +145,7 @@ pub(crate) fn scope_of(
     let scope = RuleScope::new((rule, &settings.rules), as_of, start_of)?;
     if !scope.starts.contains_key(&rule.id) {
         bail!(
-            "rule {:?} has no since, and no ledger here says when it was first loaded; give --since",
+            "rule {:?} has no since, and no ledger here says when it was first loaded; set `since` in the rule (or give --since to verify)",
             rule.id
         );
     }

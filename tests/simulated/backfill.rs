@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use replicator_config::Settings;
 use replicator_fakes::faults::{Effect, Fault, Place};
+use replicator_fakes::journal::Service;
 use s3_replicator::backfill::{BackfillArguments, BackfillSummary, backfill};
 use s3_replicator::pipeline::Role;
 use tokio_util::sync::CancellationToken;
@@ -269,6 +270,34 @@ fn what_is_older_than_the_rule_is_counted_and_left_to_its_since() {
         assert_eq!(sim.s3.keys_ever(ARCHIVE), ["old/1"]);
         assert_eq!(sim.s3.ever(ARCHIVE, "old/1").len(), 1);
     });
+}
+
+#[test]
+fn a_hint_costs_a_list_a_read_and_a_write_in_either_mode() {
+    for history in ["exact", "latest"] {
+        simulate(6, async |mut sim| {
+            sim.share();
+            const KEYS: usize = 150;
+            sim.fill("some/", KEYS, 3).await;
+            let rule = format!("history = \"{history}\"");
+            let daemon = fleet::lone(&mut sim, &rule, AWS).await;
+            let settings = fleet::settings(&mut sim, &rule, AWS);
+            let summary = run(&sim, &settings, &arguments()).await.unwrap();
+            assert_eq!(summary.counts.sent, KEYS as u64);
+            sim.drained().await;
+            daemon.stop().await;
+            let asked = sim
+                .net
+                .journal()
+                .select(|entry| entry.client == "daemon-0" && entry.call.service == Service::S3);
+            let reads = asked
+                .iter()
+                .filter(|entry| entry.call.operation == "GetObject");
+            assert_eq!(reads.count(), KEYS, "{history}");
+            // The tasks that begin together ask about the bucket's versioning, each for itself.
+            assert!(asked.len() <= 3 * KEYS + 30, "{history}: {}", asked.len());
+        });
+    }
 }
 
 /// Where hints wait beside live events.

@@ -318,10 +318,11 @@ async fn read_latest(
     let task = cx.task;
     // A filter by tags may leave the current version out, and take one below it.
     let may_be_taken = task.rules.iter().any(|rule| !rule.filter.needs_tags());
+    // Where no message names the version that is read, a list has to say that it is the newest.
     let are_puts = task
         .events
         .iter()
-        .all(|pending| pending.action == EventKind::Put);
+        .all(|pending| pending.action == EventKind::Put && pending.version.is_some());
     if !may_be_taken || !are_puts {
         return Ok(None);
     }
