@@ -37,9 +37,8 @@ use crate::sqs::work_queues::WorkQueues;
 use crate::task::Ruleset;
 use crate::verify::rounds::Rounds;
 pub use receiving::Role;
-use receiving::{Receiving, access, deliveries_max};
+use receiving::{Receiving, access, deliveries_max, rerouted};
 use replicator_core::failure::{Failure, error_chain};
-use replicator_core::rule::Rule;
 
 // Done messages not yet deleted: a batch round of the ack station and one to come. An SQS that does
 // not answer fills this, and then the dispatch waits: that is back-pressure, since what is done
@@ -417,41 +416,6 @@ fn adopt(engine: &Engine, settings: &Settings) -> Result<Ruleset, Failure> {
     Ok(Ruleset::new(&settings.rules))
 }
 
-/// Finds a rule that a reload may not change, because the way of a key's work is one in the whole
-/// fleet: its work would go through no work queue instead of one or the other way around, through
-/// one that is not polled, through another one than before, or to another bucket than that queue
-/// is polled for.
-fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
-    let had_queues = !old.work_queues.is_empty();
-    let is_routed = |rule: &Rule| rule.enabled || rule.is_waiting();
-    let is_polled = |rule: &Rule| {
-        let mut before = old.rules.iter();
-        let is_received = |url: &String| old.backfill_queues.iter().any(|queue| queue.url == *url);
-        let is_worked_on = before.any(|other| {
-            other.work_queue == rule.work_queue && other.destination == rule.destination
-        });
-        is_worked_on && rule.backfill_queue.as_ref().is_none_or(is_received)
-    };
-    let moved = |rule: &Rule| {
-        let before = old
-            .rules
-            .iter()
-            .find(|other| other.id == rule.id && is_routed(other));
-        before.is_some_and(|before| {
-            before.work_queue != rule.work_queue || before.backfill_queue != rule.backfill_queue
-        })
-    };
-    let is_wrong = |rule: &&Rule| match &rule.work_queue {
-        Some(_) => !had_queues || !is_polled(rule) || moved(rule),
-        None => had_queues,
-    };
-    new.rules
-        .iter()
-        .filter(|rule| is_routed(rule))
-        .find(is_wrong)
-        .map(|rule| rule.id.as_str())
-}
-
 /// Waits until every task has ended.
 async fn join_every(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
@@ -468,80 +432,5 @@ async fn join_or_abandon(what: &str, tasks: &mut JoinSet<()>) {
             tasks = tasks.len(),
             "tasks did not stop in time, abandoned"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(rules: &str) -> Settings {
-        let accounts =
-            "[accounts.a]\nregion = \"eu-west-1\"\n[accounts.b]\nregion = \"us-east-1\"\n";
-        let url = "https://sqs.eu-west-1.amazonaws.com/111111111111/";
-        let queue = format!(
-            "[[queues]]\nurl = \"{url}events\"\naccount = \"a\"\ndead_letter_url = \"{url}parked\"\n"
-        );
-        let rules = rules
-            .replace("_queue = ", &format!("_queue = \"{url}"))
-            .replace(".fifo", ".fifo\"");
-        replicator_config::parse(&format!("state_dir = \"/tmp\"\n{accounts}{queue}{rules}"))
-            .unwrap()
-    }
-
-    fn rule(id: &str, bucket: &str, rest: &str) -> String {
-        format!(
-            "[[rules]]\nid = \"{id}\"\nsource = {{ account = \"a\", bucket = \"orders\" }}\n\
-             destination = {{ account = \"b\", bucket = \"{bucket}\" }}\n{rest}\n"
-        )
-    }
-
-    #[test]
-    fn a_rule_keeps_the_way_of_its_work_until_a_restart() {
-        let one = rule("one", "replicas", "work_queue = one.fifo");
-        let same = |rest: &str| rule("two", "replicas", &format!("work_queue = one.fifo\n{rest}"));
-        let cases = [
-            (one.clone(), one.clone(), None),
-            (one.clone(), format!("{one}{}", same("priority = 1")), None),
-            (one.clone(), rule("one", "replicas", ""), Some("one")),
-            (rule("one", "replicas", ""), one.clone(), Some("one")),
-            (
-                one.clone(),
-                rule("one", "replicas", "work_queue = other.fifo"),
-                Some("one"),
-            ),
-            (
-                one.clone(),
-                rule("one", "elsewhere", "work_queue = one.fifo"),
-                Some("one"),
-            ),
-            (
-                rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"),
-                one.clone(),
-                None,
-            ),
-            (
-                one.clone(),
-                rule(
-                    "one",
-                    "replicas",
-                    "work_queue = one.fifo\nbackfill_queue = b.fifo",
-                ),
-                Some("one"),
-            ),
-            (
-                one.clone(),
-                format!("{one}{}", same("priority = 1\nbackfill_queue = b.fifo")),
-                Some("two"),
-            ),
-            (one, rule("one", "replicas", "enabled = false"), None),
-        ];
-        for (old, new, expected) in cases {
-            assert_eq!(
-                rerouted(&settings(&old), &settings(&new)),
-                expected,
-                "{old}{new}"
-            );
-        }
     }
 }

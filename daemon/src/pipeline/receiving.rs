@@ -1,4 +1,5 @@
-//! Which queues a daemon receives from, and what is started for each.
+//! Which queues a daemon receives from, what is started for each, and which rules a reload may not
+//! change because of that.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -241,4 +242,114 @@ pub(super) fn access(accounts: &Accounts, queue: &Queue) -> Option<Arc<QueueAcce
         queue: queue.clone(),
         client,
     }))
+}
+
+/// Finds a rule that a reload may not change, because the way of a key's work is one in the whole
+/// fleet: its work would go through no work queue instead of one or the other way around, through
+/// one that is not polled, through another one than before, or to another bucket than that queue
+/// is polled for.
+pub(super) fn rerouted<'a>(old: &Settings, new: &'a Settings) -> Option<&'a str> {
+    let had_queues = !old.work_queues.is_empty();
+    let is_routed = |rule: &Rule| rule.enabled || rule.is_waiting();
+    let is_polled = |rule: &Rule| {
+        let mut before = old.rules.iter();
+        let is_received = |url: &String| old.backfill_queues.iter().any(|queue| queue.url == *url);
+        let is_worked_on = before.any(|other| {
+            other.work_queue == rule.work_queue && other.destination == rule.destination
+        });
+        is_worked_on && rule.backfill_queue.as_ref().is_none_or(is_received)
+    };
+    let moved = |rule: &Rule| {
+        let before = old
+            .rules
+            .iter()
+            .find(|other| other.id == rule.id && is_routed(other));
+        before.is_some_and(|before| {
+            before.work_queue != rule.work_queue || before.backfill_queue != rule.backfill_queue
+        })
+    };
+    let is_wrong = |rule: &&Rule| match &rule.work_queue {
+        Some(_) => !had_queues || !is_polled(rule) || moved(rule),
+        None => had_queues,
+    };
+    new.rules
+        .iter()
+        .filter(|rule| is_routed(rule))
+        .find(is_wrong)
+        .map(|rule| rule.id.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(rules: &str) -> Settings {
+        let accounts =
+            "[accounts.a]\nregion = \"eu-west-1\"\n[accounts.b]\nregion = \"us-east-1\"\n";
+        let url = "https://sqs.eu-west-1.amazonaws.com/111111111111/";
+        let queue = format!(
+            "[[queues]]\nurl = \"{url}events\"\naccount = \"a\"\ndead_letter_url = \"{url}parked\"\n"
+        );
+        let rules = rules
+            .replace("_queue = ", &format!("_queue = \"{url}"))
+            .replace(".fifo", ".fifo\"");
+        replicator_config::parse(&format!("state_dir = \"/tmp\"\n{accounts}{queue}{rules}"))
+            .unwrap()
+    }
+
+    fn rule(id: &str, bucket: &str, rest: &str) -> String {
+        format!(
+            "[[rules]]\nid = \"{id}\"\nsource = {{ account = \"a\", bucket = \"orders\" }}\n\
+             destination = {{ account = \"b\", bucket = \"{bucket}\" }}\n{rest}\n"
+        )
+    }
+
+    #[test]
+    fn a_rule_keeps_the_way_of_its_work_until_a_restart() {
+        let one = rule("one", "replicas", "work_queue = one.fifo");
+        let same = |rest: &str| rule("two", "replicas", &format!("work_queue = one.fifo\n{rest}"));
+        let cases = [
+            (one.clone(), one.clone(), None),
+            (one.clone(), format!("{one}{}", same("priority = 1")), None),
+            (one.clone(), rule("one", "replicas", ""), Some("one")),
+            (rule("one", "replicas", ""), one.clone(), Some("one")),
+            (
+                one.clone(),
+                rule("one", "replicas", "work_queue = other.fifo"),
+                Some("one"),
+            ),
+            (
+                one.clone(),
+                rule("one", "elsewhere", "work_queue = one.fifo"),
+                Some("one"),
+            ),
+            (
+                rule("one", "replicas", "enabled = false\nwork_queue = one.fifo"),
+                one.clone(),
+                None,
+            ),
+            (
+                one.clone(),
+                rule(
+                    "one",
+                    "replicas",
+                    "work_queue = one.fifo\nbackfill_queue = b.fifo",
+                ),
+                Some("one"),
+            ),
+            (
+                one.clone(),
+                format!("{one}{}", same("priority = 1\nbackfill_queue = b.fifo")),
+                Some("two"),
+            ),
+            (one, rule("one", "replicas", "enabled = false"), None),
+        ];
+        for (old, new, expected) in cases {
+            assert_eq!(
+                rerouted(&settings(&old), &settings(&new)),
+                expected,
+                "{old}{new}"
+            );
+        }
+    }
 }
