@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use crate::admin::api::Token;
 use crate::admin::{Admin, Status};
 use crate::clock;
-use crate::dispatch::{Channels, Command, Dispatch};
+use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
@@ -28,7 +28,6 @@ use crate::metrics::Metrics;
 use crate::other_daemons::Predecessor;
 use crate::process::{Request, Signals};
 use crate::queue::ack::Ack;
-use crate::queue::message::{AckRequest, Message};
 use crate::queue::router::Router;
 use crate::rule_state::Pauses;
 use crate::s3::accounts::Accounts;
@@ -47,9 +46,6 @@ const SETTLEMENTS_MAX: usize = 200;
 
 // Scrapes and health checks that wait for an answer.
 const QUESTIONS_MAX: usize = 8;
-
-// Comparisons of rules that wait for one of another rule; their messages are leased meanwhile.
-const ROUNDS_MAX: usize = 8;
 
 // Cancelled tasks need a moment to return their messages to SQS. systemd and ECS kill what takes
 // much longer than `drain_timeout`, and a kill loses no more than abandoned tasks do.
@@ -196,7 +192,7 @@ impl Daemon {
             work.spawn(router.run());
         }
         let channels = Channels {
-            rounds: begin_rounds((&engine, &watched), (&acks, &ask), &drain, &mut work),
+            rounds: Rounds::start((&engine, &watched), (&acks, &ask), &drain, &mut work),
             rules: watched,
             deliveries,
             acks,
@@ -341,26 +337,6 @@ impl Daemon {
             ),
         }
     }
-}
-
-/// Begins to compare the keys of rules now and then, and returns where the messages for that go.
-fn begin_rounds(
-    (engine, rules): (&Arc<Engine>, &watch::Receiver<Arc<Ruleset>>),
-    (acks, ask): (&mpsc::Sender<AckRequest>, &mpsc::Sender<Command>),
-    drain: &CancellationToken,
-    work: &mut JoinSet<()>,
-) -> mpsc::Sender<Message> {
-    let (pass, messages) = mpsc::channel(ROUNDS_MAX);
-    let rounds = Rounds {
-        engine: Arc::clone(engine),
-        rules: rules.clone(),
-        messages,
-        acks: acks.clone(),
-        commands: ask.clone(),
-        drain: drain.clone(),
-    };
-    work.spawn(rounds.run());
-    pass
 }
 
 /// Begins what serves the stations until `close` is cancelled: repairs of the ledger, questions to

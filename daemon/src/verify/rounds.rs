@@ -15,6 +15,7 @@ use replicator_core::object::{Key, Timestamp};
 use replicator_core::rule::Rule;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -33,14 +34,14 @@ use crate::task::Ruleset;
 /// Compares all keys of rules, each when it is time.
 #[derive(Debug)]
 pub(crate) struct Rounds {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
+    engine: Arc<Engine>,
+    rules: watch::Receiver<Arc<Ruleset>>,
     /// Messages of work queues, each for a piece of a round.
-    pub(crate) messages: mpsc::Receiver<Message>,
-    pub(crate) acks: mpsc::Sender<AckRequest>,
+    messages: mpsc::Receiver<Message>,
+    acks: mpsc::Sender<AckRequest>,
     /// The dispatch, which looks at keys where there is no work queue.
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) drain: CancellationToken,
+    commands: mpsc::Sender<Command>,
+    drain: CancellationToken,
 }
 
 /// A round of a rule, as its messages have it.
@@ -54,6 +55,9 @@ struct Round {
     keys: u64,
     hints: u64,
 }
+
+// Comparisons of rules that wait for one of another rule; their messages are leased meanwhile.
+const ROUNDS_MAX: usize = 8;
 
 // How often it is looked whether a round is due: an interval has an hour at least.
 const LOOKED_EVERY: Duration = Duration::from_secs(60);
@@ -70,8 +74,28 @@ const DELIVERIES_MAX: u32 = 10;
 const FAILED_FIRST: Duration = Duration::from_secs(60);
 
 impl Rounds {
+    /// Begins to compare the keys of rules now and then, and returns where the messages for that go.
+    pub(crate) fn start(
+        (engine, rules): (&Arc<Engine>, &watch::Receiver<Arc<Ruleset>>),
+        (acks, ask): (&mpsc::Sender<AckRequest>, &mpsc::Sender<Command>),
+        drain: &CancellationToken,
+        work: &mut JoinSet<()>,
+    ) -> mpsc::Sender<Message> {
+        let (pass, messages) = mpsc::channel(ROUNDS_MAX);
+        let rounds = Self {
+            engine: Arc::clone(engine),
+            rules: rules.clone(),
+            messages,
+            acks: acks.clone(),
+            commands: ask.clone(),
+            drain: drain.clone(),
+        };
+        work.spawn(rounds.run());
+        pass
+    }
+
     /// Works until the daemon stops.
-    pub(crate) async fn run(mut self) {
+    async fn run(mut self) {
         let drain = self.drain.clone();
         let mut begun: HashMap<String, i64> = HashMap::new();
         let mut looks = tokio::time::interval(LOOKED_EVERY);
