@@ -285,16 +285,21 @@ fn event_of_record(record: &JsonObject<'_>, change: Change) -> Result<Event, Dec
     })
 }
 
-/// Decodes a key from the form style in which records carry it: a plus is a space.
+/// Decodes a key of a record.
 fn decoded_key(object: &JsonObject<'_>) -> Result<Key, DecodeError> {
     let encoded = object.required_text("key")?;
+    let decoded = decode_form(encoded).map_err(|problem| object.error("key", problem))?;
+    checked_key(object, decoded)
+}
+
+/// Decodes the form style in which S3's events and manifests carry keys: a plus is a space.
+pub fn decode_form(encoded: &str) -> Result<String, DecodeProblem> {
     if !escapes_are_whole(encoded) {
-        return Err(object.error("key", DecodeProblem::Escape));
+        return Err(DecodeProblem::Escape);
     }
     let spaced = encoded.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();
-    let decoded = decoded.map_err(|_| object.error("key", DecodeProblem::Utf8))?;
-    checked_key(object, decoded.into_owned())
+    Ok(decoded.map_err(|_| DecodeProblem::Utf8)?.into_owned())
 }
 
 fn checked_key(object: &JsonObject<'_>, text: String) -> Result<Key, DecodeError> {

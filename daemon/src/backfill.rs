@@ -24,13 +24,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::manifest::ManifestReader;
+pub use crate::manifest::{KeyFormat, ManifestLocation};
 use crate::metrics::Metrics;
 use crate::reconcile::listing::VersionLister;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::sqs::hints::{Hint, HintSender};
 use crate::sqs::work_queues::digest_words;
-use crate::verify::keys::{KeyPairs, KeyRange, ListedPair};
+use crate::verify::keys::{KeyRange, ListedPair};
 use crate::verify::{VerifyOptions, find_rule, scope_of};
 use cursor::{Cursor, CursorFile};
 pub use report::{BackfillSummary, Cost, Counts};
@@ -45,6 +47,13 @@ pub struct BackfillArguments {
     /// Only keys of the source that begin with this
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
+    /// Only keys that this names: a `manifest.json` of S3 Inventory, or a CSV as for S3 Batch
+    /// Operations, at s3://bucket/key, as a file, or `-` for standard input
+    #[arg(long, value_name = "MANIFEST")]
+    pub from: Option<ManifestLocation>,
+    /// How keys are written that are not S3 Inventory's
+    #[arg(long, value_enum, default_value_t, requires = "from")]
+    pub format: KeyFormat,
     /// Count what there is to do and what it costs, and send nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -79,6 +88,8 @@ struct Found {
     /// None of what only ends a range.
     key: Option<Key>,
     range: usize,
+    /// Where reading goes on after it, if not after the key.
+    place: Option<String>,
     is_in_scope: bool,
     /// Whether all in scope is proved to be there.
     is_equal: bool,
@@ -111,14 +122,18 @@ pub async fn backfill(
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &arguments.rule)?;
     let finder = Finder::new(settings, &accounts, rule, arguments)?;
-    let file = CursorFile::of(settings, &rule.id, arguments.prefix.as_deref());
-    let task = finder.task_digest();
+    let manifest = finder.open_manifest(settings, arguments).await?;
+    let from = arguments.from.as_ref().map(ToString::to_string);
+    let file = CursorFile::of(settings, &rule.id, (arguments.prefix.as_deref(), from));
+    let identity = manifest.as_ref().map_or("", ManifestReader::identity);
+    let task = digest_words([finder.task_digest().as_str(), identity]);
     let before = match arguments.restart || arguments.dry_run {
         true => None,
         false => file.read(&task)?,
     };
     let cursor = match before {
         Some(cursor) => cursor,
+        None if manifest.is_some() => Cursor::begin(&task, vec![KeyRange::default()]),
         None => Cursor::begin(&task, finder.split().await?),
     };
     let sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
@@ -135,7 +150,7 @@ pub async fn backfill(
         file,
         cursor,
     };
-    let result = run.work(&finder, stopped).await;
+    let result = run.work((&finder, manifest), stopped).await;
     run.progress.end();
     result?;
     let counts = run.cursor.counts;
@@ -230,30 +245,6 @@ impl<'a> Finder<'a> {
         ranges::split_keys(&lister).await
     }
 
-    /// Reads what is left of a range, and passes on each key in order, then that it is through.
-    async fn read_range(
-        &self,
-        (range, keys): (usize, &KeyRange),
-        found: &mpsc::Sender<Found>,
-    ) -> anyhow::Result<()> {
-        let ends = (self.source, self.destination);
-        let mut pairs = KeyPairs::new(self.rule, ends, Some(self.prefix))?.within(keys);
-        while let Some(pair) = pairs.next_pair().await? {
-            found
-                .send(Found {
-                    range,
-                    ..self.judge(pair)
-                })
-                .await?;
-        }
-        let end = Found {
-            range,
-            pages: pairs.pages_read(),
-            ..Found::default()
-        };
-        Ok(found.send(end).await?)
-    }
-
     fn judge(
         &self,
         ListedPair {
@@ -314,14 +305,14 @@ impl Run<'_> {
     /// Works until it is through or stopped; unless it is through, the same command goes on there.
     async fn work(
         &mut self,
-        finder: &Finder<'_>,
+        (finder, manifest): (&Finder<'_>, Option<ManifestReader<'_>>),
         stopped: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         self.sync()?;
         let result = tokio::select! {
             biased;
             () = stopped => Err(anyhow!("stopped")),
-            result = self.read_and_send(finder) => result,
+            result = self.read_and_send(finder, manifest) => result,
         };
         self.sync()?;
         match result {
@@ -336,13 +327,20 @@ impl Run<'_> {
         }
     }
 
-    async fn read_and_send(&mut self, finder: &Finder<'_>) -> anyhow::Result<()> {
+    async fn read_and_send(
+        &mut self,
+        finder: &Finder<'_>,
+        manifest: Option<ManifestReader<'_>>,
+    ) -> anyhow::Result<()> {
         let (send, mut found) = mpsc::channel(FOUND_MAX);
         let ranges: Vec<_> = { self.cursor.ranges.iter().cloned().enumerate() }
             .filter_map(|(at, keys)| Some((at, keys?)))
             .collect();
         let read = async move {
             let send = &send;
+            if let Some(manifest) = manifest {
+                return finder.read_named(manifest, ranges.first(), send).await;
+            }
             stream::iter(ranges)
                 .map(|(at, keys)| async move { finder.read_range((at, &keys), send).await })
                 .buffer_unordered(READ_AT_ONCE)
@@ -413,7 +411,8 @@ impl Run<'_> {
             self.cursor.finish_range(found.range);
             return Ok(());
         };
-        self.cursor.advance(found.range, key.as_str());
+        let place = found.place.as_deref().unwrap_or(key.as_str());
+        self.cursor.advance(found.range, place);
         let is_sent = found.is_to_send() && self.sender.is_some();
         self.cursor.counts.sent += u64::from(is_sent);
         match &mut self.report {

@@ -18,6 +18,7 @@
 //! - `sqs`: visibility timeouts, sends to FIFO queues; `kms`: the states of keys; `other_daemons`:
 //!   the wait after an unclean stop, and a second daemon where only one may be; `health`: whether
 //!   there is progress; `rule_state`: which rules are paused, and what each saw and did
+//! - `manifest`: the keys that S3 Inventory, or a list of them, names
 //! - `ledger`: what is replicated, uploaded and parked, in RocksDB
 //! - `s3`: clients and requests of each account, errors, checksums, XML; `process`: signals,
 //!   blocking work, panics
@@ -44,6 +45,7 @@ mod limit {
     pub(crate) mod rates;
     pub(crate) mod single_flight;
 }
+mod manifest;
 mod metrics;
 mod objects;
 mod other_daemons;

@@ -284,7 +284,8 @@ const VERIFY_EXAMPLES: &str = "Examples:
 
 const BACKFILL_EXAMPLES: &str = "Examples:
   s3-replicator backfill --rule orders --dry-run
-  s3-replicator backfill --rule orders --prefix invoices/ --report report.csv";
+  s3-replicator backfill --rule orders --prefix invoices/ --report report.csv
+  s3-replicator backfill --rule orders --from s3://orders-inventory/orders/daily/2026-11-29T01-00Z/manifest.json";
 
 const STATUS_EXAMPLES: &str = "Examples:
   s3-replicator status

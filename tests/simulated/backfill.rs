@@ -7,7 +7,7 @@ use std::time::Duration;
 use replicator_config::Settings;
 use replicator_fakes::faults::{Effect, Fault, Place};
 use replicator_fakes::journal::Service;
-use s3_replicator::backfill::{BackfillArguments, BackfillSummary, backfill};
+use s3_replicator::backfill::{BackfillArguments, BackfillSummary, ManifestLocation, backfill};
 use s3_replicator::pipeline::Role;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,14 @@ async fn run_and_kill(sim: &Sim, settings: &Settings, sends: usize) -> bool {
                 sim.pass(Duration::from_millis(1)).await;
             }
         } => false,
+    }
+}
+
+/// Waits until so many more requests to send were made.
+async fn sent(sim: &Sim, sends: usize) {
+    let before = sends_of(sim);
+    while sends_of(sim) < before + sends {
+        sim.pass(Duration::from_millis(1)).await;
     }
 }
 
@@ -109,6 +117,56 @@ fn what_was_there_before_arrives_whole_and_what_is_equal_is_not_sent() {
             assert!(sim.net.journal().writes(ARCHIVE).len() <= written + 1);
         });
     }
+}
+
+#[test]
+fn only_keys_that_a_manifest_names_are_looked_at_and_a_run_that_was_killed_goes_on() {
+    simulate(8, async |mut sim| {
+        sim.share();
+        fill(&sim, 700).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        // Every second key, each twice in a row, one that is not there, and one of no rule.
+        let mut list = "orders,elsewhere%2Fa\n".to_owned();
+        for number in (0..700).step_by(2) {
+            list += &format!(
+                "orders,{0}%2F{number:04},v1\norders,{0}/{number:04}\n",
+                number % 7
+            );
+        }
+        let path = sim.dir.path().join("list.csv");
+        std::fs::write(&path, &list).unwrap();
+        let named = BackfillArguments {
+            from: Some(ManifestLocation::Path(path.clone())),
+            ..arguments()
+        };
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        let mut kills = 0;
+        let summary = loop {
+            tokio::select! {
+                biased;
+                summary = run(&sim, &settings, &named) => break summary.unwrap(),
+                () = sent(&sim, 9) => kills += 1,
+            }
+        };
+        assert!(kills > 1, "{kills}");
+        sim.drained().await;
+        assert_eq!(summary.counts.keys, 350);
+        let replicas = sim.s3.keys(ARCHIVE);
+        assert_eq!(replicas.len(), 350);
+        assert!(
+            replicas
+                .iter()
+                .all(|key| list.contains(&key.replace('/', "%2F")))
+        );
+        let summary = run(&sim, &settings, &named).await.unwrap();
+        assert_eq!((summary.counts.sent, summary.counts.equal), (0, 350));
+        daemon.stop().await;
+
+        list += "other,a\n";
+        std::fs::write(&path, &list).unwrap();
+        let error = run(&sim, &settings, &named).await.unwrap_err();
+        assert!(error.contains("line 702: it names bucket other"), "{error}");
+    });
 }
 
 #[test]

@@ -75,9 +75,14 @@ pub(super) struct CursorFile {
 const NAME: &str = "backfill-";
 
 impl CursorFile {
-    /// Names the file of a rule and prefix.
-    pub(super) fn of(settings: &Settings, rule: &str, prefix: Option<&str>) -> Self {
-        let digest = digest_words([rule, prefix.unwrap_or_default()]);
+    /// Names the file of a rule, a prefix and a manifest.
+    pub(super) fn of(
+        settings: &Settings,
+        rule: &str,
+        (prefix, from): (Option<&str>, Option<String>),
+    ) -> Self {
+        let words = [rule, prefix.unwrap_or_default()].into_iter();
+        let digest = digest_words(words.chain(from.as_deref()));
         let name = format!("{NAME}{}.json", digest.get(..16).unwrap_or(&digest));
         Self {
             path: settings.state_dir.join(name),

@@ -1,11 +1,20 @@
-//! The keys of a bucket in ranges that are read beside each other. Where to cut is found by lists of
-//! one entry: what keys have in common, and which characters follow that.
+//! Where keys come from: those that a manifest names, or all of a bucket, in ranges that are read
+//! beside each other. Where to cut is found by lists of one entry: what keys have in common, and
+//! which characters follow that.
 
+use anyhow::Context;
+use futures::{TryStreamExt as _, future, stream};
+use replicator_config::Settings;
 use replicator_core::failure::Failure;
 use replicator_core::object::Key;
+use tokio::sync::mpsc;
 
+use super::{BackfillArguments, Finder, Found};
+use crate::manifest::{ManifestReader, ManifestStore};
+use crate::objects::list_key;
 use crate::reconcile::listing::{PAGE_ENTRIES_MAX, VersionLister};
-use crate::verify::keys::KeyRange;
+use crate::s3::accounts::error::Side;
+use crate::verify::keys::{KeyPairs, KeyRange, ListedPair};
 
 // More than are read at a time, so that one that is longer than the others has company to the end.
 const RANGES_WANTED: usize = 32;
@@ -21,6 +30,113 @@ const MARKER_BYTES_MAX: usize = 1_024 - LAST.len_utf8();
 
 /// Comes after every other character: <https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-2/#G13708>
 const LAST: char = '\u{10ffff}';
+
+// Keys of a manifest that are listed at a time, at both sides.
+const NAMED_AT_ONCE: usize = 32;
+
+impl<'a> Finder<'a> {
+    /// Opens the manifest that names the keys, if one does.
+    pub(super) async fn open_manifest<'m>(
+        &'m self,
+        settings: &'m Settings,
+        arguments: &'m BackfillArguments,
+    ) -> anyhow::Result<Option<ManifestReader<'m>>> {
+        let Some(location) = &arguments.from else {
+            return Ok(None);
+        };
+        let store = ManifestStore {
+            location,
+            access: self.source,
+            scratch: &settings.state_dir,
+        };
+        let bucket = &self.rule.source.bucket;
+        let reader = ManifestReader::open(store, arguments.format, bucket).await?;
+        Ok(Some(reader))
+    }
+
+    /// Reads the keys that a manifest names, from where it was left, and passes on each that may be
+    /// the rule's, then that it is through. Each is listed by itself, at both sides.
+    pub(super) async fn read_named(
+        &self,
+        mut manifest: ManifestReader<'_>,
+        left: Option<&(usize, KeyRange)>,
+        found: &mpsc::Sender<Found>,
+    ) -> anyhow::Result<()> {
+        let Some((range, keys)) = left else {
+            return Ok(());
+        };
+        if let Some(place) = &keys.after {
+            let position = serde_json::from_str(place).context("the cursor is damaged")?;
+            manifest.skip_to(position).await?;
+        }
+        let named = stream::try_unfold(manifest, |mut manifest| async move {
+            let named = manifest.next_key().await?;
+            let place = serde_json::to_string(&manifest.position())?;
+            anyhow::Ok(named.map(|key| ((key, place), manifest)))
+        });
+        let is_ours = |key: &Key| {
+            key.as_str().starts_with(self.prefix) && self.rule.filter.admits_key(key).is_ok()
+        };
+        let named = named.try_filter(|(key, _)| future::ready(is_ours(key)));
+        let judged = named.map_ok(|(key, place)| self.judge_named(key, place));
+        let mut judged = std::pin::pin!(judged.try_buffered(NAMED_AT_ONCE));
+        let mut pages = 0;
+        while let Some(judged) = judged.try_next().await? {
+            pages += 2;
+            let range = *range;
+            found.send(Found { range, ..judged }).await?;
+        }
+        let end = Found {
+            range: *range,
+            pages,
+            ..Found::default()
+        };
+        Ok(found.send(end).await?)
+    }
+
+    async fn judge_named(&self, key: Key, place: String) -> anyhow::Result<Found> {
+        let target = self.rule.destination_key(&key)?;
+        let (from, to) = (&self.rule.source.bucket, &self.rule.destination.bucket);
+        let source = list_key(self.source, (Side::Source, from), &key);
+        let shown = list_key(self.destination, (Side::Destination, to), &target);
+        let (source, shown) = tokio::try_join!(source, shown)?;
+        let place = Some(place);
+        let pair = ListedPair {
+            key,
+            target,
+            source,
+            shown,
+        };
+        Ok(Found {
+            place,
+            ..self.judge(pair)
+        })
+    }
+
+    /// Reads what is left of a range, and passes on each key in order, then that it is through.
+    pub(super) async fn read_range(
+        &self,
+        (range, keys): (usize, &KeyRange),
+        found: &mpsc::Sender<Found>,
+    ) -> anyhow::Result<()> {
+        let ends = (self.source, self.destination);
+        let mut pairs = KeyPairs::new(self.rule, ends, Some(self.prefix))?.within(keys);
+        while let Some(pair) = pairs.next_pair().await? {
+            found
+                .send(Found {
+                    range,
+                    ..self.judge(pair)
+                })
+                .await?;
+        }
+        let end = Found {
+            range,
+            pages: pairs.pages_read(),
+            ..Found::default()
+        };
+        Ok(found.send(end).await?)
+    }
+}
 
 /// Cuts the keys that begin with the lister's prefix into ranges, in their order. A bucket of one
 /// page is one range.
