@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 use strum::IntoStaticStr;
 
-use crate::object::{Key, Timestamp, VersionId};
+use crate::object::VersionId;
 use crate::plan::{SourceVersion, VersionKind, VersionRef};
-use crate::rule::{History, Rule, Takers, match_rules};
+use crate::rule::{History, VersionScope};
 use crate::stamp::{Belief, CLOCKS_APART_MAX, ClaimRejection, OriginClaim, names_version};
 
 /// How the destination differs from the source.
@@ -56,100 +56,6 @@ pub struct ShownEntry {
     pub entry: SourceVersion,
     /// What its stamp says, where it has one of this key.
     pub claim: Option<OriginClaim>,
-}
-
-/// Whether an entry of the source has to have a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VersionScope {
-    /// It has to.
-    Wanted,
-    /// It may have one: the rule does not take it.
-    Outside,
-    /// It may have one, and may be what is current: it is younger than the moment that is compared.
-    Pending,
-}
-
-/// Which entries of the source a rule has to have replicas of, as far as the list tells.
-#[derive(Debug, Clone)]
-pub struct RuleScope {
-    /// The rule.
-    pub rule: String,
-    /// It and the rules that may compete with it.
-    pub rules: Vec<Rule>,
-    /// Since when versions are in scope of them; what the rule itself says stands for what is not
-    /// here.
-    pub starts: BTreeMap<String, Timestamp>,
-    /// Until when versions are compared.
-    pub as_of: Timestamp,
-}
-
-impl RuleScope {
-    /// Says what a rule is compared for, among all rules, until a moment; `start_of` says since when
-    /// versions are in scope of each, as far as that is known.
-    pub fn new<'a, E>(
-        (rule, all): (&Rule, impl IntoIterator<Item = &'a Rule>),
-        as_of: Timestamp,
-        start_of: impl Fn(&Rule) -> Result<Option<Timestamp>, E>,
-    ) -> Result<Self, E> {
-        let (mut rules, mut starts) = (Vec::new(), BTreeMap::new());
-        for other in all {
-            if other.source.bucket != rule.source.bucket || other.destination != rule.destination {
-                continue;
-            }
-            // Lists state times to the second.
-            let start = start_of(other)?.map(Timestamp::truncate_to_second);
-            starts.extend(start.map(|start| (other.id.clone(), start)));
-            // What a disabled rule would take is compared as if it were enabled.
-            let enabled = other.enabled || other.id == rule.id;
-            rules.push(Rule {
-                enabled,
-                ..other.clone()
-            });
-        }
-        Ok(Self {
-            rule: rule.id.clone(),
-            rules,
-            starts,
-            as_of,
-        })
-    }
-
-    /// Lists the rules that compete with this one for a key, the first one first.
-    pub fn candidates(&self, key: &Key) -> Vec<&Rule> {
-        let mut rules = self.rules.iter();
-        let Some(this) = rules.find(|rule| rule.id == self.rule) else {
-            return Vec::new();
-        };
-        let contests = match_rules(&self.rules, &this.source.bucket, key);
-        let mut ours = contests.into_iter();
-        ours.find(|contest| *contest.destination == this.destination)
-            .map_or(Vec::new(), |contest| contest.candidates)
-    }
-
-    /// Says whether an entry of a key with these candidates has to have a replica by this rule. The
-    /// first rule of a key decides on its markers and its start. What a preferred rule takes by
-    /// tags is not known from the list.
-    pub fn of_entry(&self, entry: &SourceVersion, candidates: &[&Rule]) -> VersionScope {
-        let is_this = |rule: &&Rule| rule.id == self.rule;
-        let Some(lead) = candidates.first() else {
-            return VersionScope::Outside;
-        };
-        let is_taken = match entry.kind {
-            VersionKind::Marker => is_this(lead) && lead.admits_marker(),
-            VersionKind::Object => {
-                let candidates = candidates.iter().copied();
-                let takers = Takers::find(candidates, entry.size_bytes, None);
-                takers.rules.iter().any(is_this)
-            }
-        };
-        let start = self.starts.get(&lead.id).or(self.starts.get(&self.rule));
-        let made = entry.version.last_modified;
-        match () {
-            () if !is_taken || start.is_some_and(|start| made < *start) => VersionScope::Outside,
-            () if made > self.as_of => VersionScope::Pending,
-            () => VersionScope::Wanted,
-        }
-    }
 }
 
 /// One key at both ends.

@@ -13,13 +13,12 @@ use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
-    Difference, HistoryDifference, KeyHistories, RuleScope, VersionPair, VersionScope,
-    may_be_equal, pair_equal,
+    Difference, HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
 };
 use replicator_core::failure::Failure;
 use replicator_core::object::{self, Key, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{History, Rule};
+use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
 use replicator_core::stamp::OriginClaim;
 
 use crate::admin::failures::parked_versions;

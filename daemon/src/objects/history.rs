@@ -1,11 +1,11 @@
 //! What became of each version of one key, from what both sides list and what is on record: the
 //! decisions alone, without a request.
 
-use replicator_core::compare::{Identity, KeyHistories, ShownEntry, VersionScope};
+use replicator_core::compare::{Identity, KeyHistories, ShownEntry};
 use replicator_core::failure::Reason;
 use replicator_core::object::Timestamp;
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
-use replicator_core::rule::{History, Mismatch, Rule, Takers};
+use replicator_core::rule::{History, Mismatch, Rule, Takers, VersionScope};
 use replicator_core::stamp;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use replicator_core::compare::{HistoryDifference, VersionScope};
+use replicator_core::compare::HistoryDifference;
 use replicator_core::object::{Timestamp, escape_controls};
 use replicator_core::plan::VersionKind;
-use replicator_core::rule::Rule;
+use replicator_core::rule::{Rule, VersionScope};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 

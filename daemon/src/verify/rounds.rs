@@ -8,11 +8,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::compare::RuleScope;
 use replicator_core::event::{self, Event, EventKind};
 use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
 use replicator_core::object::{Key, Timestamp};
-use replicator_core::rule::Rule;
+use replicator_core::rule::{Rule, RuleScope};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
