@@ -500,7 +500,7 @@ pub(crate) mod tests {
     use crate::failpoint::Failpoints;
     use crate::ledger::Ledger;
     use crate::ledger::records::TargetKey;
-    use crate::limit::budget::Budget;
+    use crate::limit::quotas::Budget;
     use crate::metrics::Metrics;
     use crate::other_daemons::Predecessor;
     use crate::rule_state::Pauses;

@@ -17,9 +17,9 @@ use crate::health::{LastErrors, ProgressWatchdog};
 use crate::kms::Keys;
 use crate::ledger::Ledger;
 use crate::ledger::records::TargetKey;
-use crate::limit::budget::{Budget, MemoryPermit};
 use crate::limit::concurrency::ConcurrencyControl;
-use crate::limit::rates::{Flow, Limits};
+use crate::limit::quotas::{Budget, MemoryPermit};
+use crate::limit::quotas::{Flow, Limits};
 use crate::limit::single_flight::{
     Batchers, Body, Leader, RangeClaim, RangeKey, SingleFlight, Subscriber,
 };

@@ -37,12 +37,11 @@ pub mod ledger;
 /// How much is done at once, and what several tasks do together.
 ///
 /// - `concurrency`: task slots for each dependency, its AIMD limit and its circuit
-/// - `rates`: limits of bandwidth and requests; `budget`: memory for bodies
+/// - `quotas`: limits of bandwidth and requests, memory for bodies
 /// - `single_flight`: one read for several destinations, one list for several keys
 mod limit {
-    pub(crate) mod budget;
     pub(crate) mod concurrency;
-    pub(crate) mod rates;
+    pub(crate) mod quotas;
     pub(crate) mod single_flight;
 }
 mod manifest;

@@ -23,7 +23,7 @@ use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
 use crate::failpoint::Failpoints;
 use crate::ledger::Ledger;
-use crate::limit::budget::Budget;
+use crate::limit::quotas::Budget;
 use crate::metrics::Metrics;
 use crate::other_daemons::Predecessor;
 use crate::process::{Request, Signals};

@@ -258,7 +258,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::limit::rates::tests::rules;
+    use crate::limit::quotas::tests::rules;
 
     #[test]
     fn a_pause_is_on_record_over_a_restart_and_so_is_its_end() {

@@ -11,7 +11,7 @@ use replicator_core::rule::{BucketRef, Mismatch, Rule, match_rules};
 
 use crate::clock::BootInstant;
 use crate::ledger::records::{ParkedTask, TargetKey};
-use crate::limit::rates::Flow;
+use crate::limit::quotas::Flow;
 use crate::metrics::Outcome;
 use crate::sqs::work_queues::ParkedBefore;
 
@@ -271,7 +271,7 @@ pub(crate) mod tests {
     use replicator_core::object::Bucket;
 
     use super::*;
-    pub(crate) use crate::limit::rates::tests::rules;
+    pub(crate) use crate::limit::quotas::tests::rules;
 
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule};
 
-use super::arns::ArnTable;
 use super::table::{Permission, Place, client_key, rows, rows_of};
-use super::{Conditions, Document, DocumentKind, Grant, PolicyOptions, Principal, add_condition};
+use super::{
+    ArnTable, Conditions, Document, DocumentKind, Grant, PolicyOptions, Principal, add_condition,
+};
 use crate::settings::Settings;
 use crate::settings::queues::Queue;
 use crate::values;

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::BootInstant;
-use crate::limit::budget::MemoryPermit;
+use crate::limit::quotas::MemoryPermit;
 use crate::metrics::Unproved;
 use crate::s3::client::{Filled, ResponseHead};
 

@@ -6,9 +6,9 @@ use replicator_core::object::{Bucket, Timestamp, VersionId};
 
 use super::*;
 use crate::clock::BootInstant;
-use crate::limit::budget::Budget;
-use crate::limit::rates::Flow;
-use crate::limit::rates::tests::rule;
+use crate::limit::quotas::Budget;
+use crate::limit::quotas::Flow;
+use crate::limit::quotas::tests::rule;
 use crate::s3::client::BodyChunks;
 
 const PAGE: u64 = 4096;

@@ -8,7 +8,7 @@ use replicator_core::plan::SourceVersion;
 use replicator_core::retry;
 use replicator_core::rule::Rule;
 
-use crate::limit::rates::Flow;
+use crate::limit::quotas::Flow;
 use crate::reconcile::Context;
 use crate::reconcile::part_bytes_preferred;
 use crate::s3::accounts::AccountClients;

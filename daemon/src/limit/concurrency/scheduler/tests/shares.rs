@@ -1,7 +1,7 @@
 //! How many of the slots each destination and rule may have.
 
 use super::*;
-use crate::limit::rates::tests::rule;
+use crate::limit::quotas::tests::rule;
 
 #[test]
 fn a_destination_that_takes_all_it_can_leaves_the_others_their_share() {
