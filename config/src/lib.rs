@@ -2,8 +2,7 @@
 //!
 //! In the order data flows:
 //!
-//! - `reader` turns TOML into fields with their positions in the file
-//! - `schema` lists every table and key, as written
+//! - `schema` lists every table and key, as written, and turns TOML into them
 //! - `values` reads single values: sizes, durations, ARNs, URLs and the other names that AWS gives
 //! - `settings` is the file as used, with every default filled in
 //! - `import` translates a replication configuration of S3 into such a file
@@ -13,14 +12,13 @@
 mod diagnostics;
 mod import;
 pub mod policies;
-mod reader;
 mod schema;
 mod settings;
 mod values;
 
 pub use diagnostics::{Invalid, Problem};
 pub use import::{ImportError, ImportOptions, import};
-pub use reader::line_of;
+pub use schema::line_of;
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
 pub use settings::{Settings, load, parse, read_text};

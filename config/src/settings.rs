@@ -18,8 +18,8 @@ use replicator_core::rule::{Filter, Rule};
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{Invalid, Location, Problems, line_and_column};
-use crate::reader::{Field, FromToml, Scalar};
 use crate::schema::{self, File};
+use crate::schema::{Field, FromToml, Scalar};
 use crate::values;
 use accounts::Account;
 use queues::Queue;

@@ -4,7 +4,6 @@
 
 pub mod api;
 pub mod failures;
-pub mod pause;
 pub mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -175,8 +174,8 @@ impl Admin {
             .route("/status", get(status))
             .route("/failures", get(failures::list_parked))
             .route("/failures/retry", post(failures::retry_parked))
-            .route("/rules/pause", post(pause::pause))
-            .route("/rules/resume", post(pause::resume))
+            .route("/rules/pause", post(api::pause))
+            .route("/rules/resume", post(api::resume))
             .merge(api::router())
             .layer(token_required)
             .with_state(self)

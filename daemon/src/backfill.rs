@@ -2,7 +2,6 @@
 //! sends hints for them. It writes to no bucket: daemons do what is to be done, each key in its
 //! message group, beside the events.
 
-mod cursor;
 mod ranges;
 mod report;
 
@@ -34,7 +33,7 @@ use crate::sqs::hints::{Hint, HintSender};
 use crate::sqs::work_queues::digest_words;
 use crate::verify::keys::{KeyRange, ListedPair};
 use crate::verify::{VerifyOptions, find_rule, scope_of};
-use cursor::{Cursor, CursorFile};
+use ranges::{Cursor, CursorFile};
 pub use report::{BackfillSummary, Cost, Counts};
 use report::{CompletionReport, ProgressDisplay, TaskStatus};
 

@@ -2,7 +2,6 @@
 //! messages in flight: `select` chooses what happens, the methods change the state.
 
 mod in_flight;
-mod key_queue;
 mod parked;
 mod runner;
 mod tasks;
@@ -30,8 +29,8 @@ use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
 use crate::queue::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::task::Ruleset;
+use in_flight::KeyQueue;
 use in_flight::{CompletedTasks, HandedBack, InFlight};
-use key_queue::KeyQueue;
 pub(crate) use parked::Requester;
 use parked::{ParkedScan, SCANNED_EVERY, ScanPage, ScanPosition};
 

@@ -12,9 +12,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
 use replicator_config::{ImportOptions, Invalid, Settings};
 use replicator_core::object::without_commands;
+use s3_replicator::admin::api;
 use s3_replicator::admin::failures::{FAILURES_EXAMPLES, FailuresCommand};
 use s3_replicator::admin::status::{self, DaemonAddress};
-use s3_replicator::admin::{api, pause};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::mend;
 use s3_replicator::pipeline::Role;
@@ -159,10 +159,10 @@ impl DaemonCommand {
             }
             Self::Health { daemon } => status::ask_health(&daemon.resolve(settings)?).await,
             Self::Pause { rule, daemon } => {
-                pause::change(&daemon.resolve(settings)?, "pause", &rule).await
+                api::change_pause(&daemon.resolve(settings)?, "pause", &rule).await
             }
             Self::Resume { rule, daemon } => {
-                pause::change(&daemon.resolve(settings)?, "resume", &rule).await
+                api::change_pause(&daemon.resolve(settings)?, "resume", &rule).await
             }
             Self::Failures(failures) => failures.ask(settings).await,
         }

@@ -6,7 +6,7 @@ use replicator_core::object::Bucket;
 use strum::{EnumString, VariantNames};
 
 use crate::diagnostics::Problems;
-use crate::reader::Field;
+use crate::schema::Field;
 use crate::{schema, values};
 
 /// Credentials and the services they reach.

@@ -7,7 +7,7 @@ use replicator_core::rule::Rule;
 
 use super::accounts::{self, Account, Service};
 use crate::diagnostics::Problems;
-use crate::reader::Field;
+use crate::schema::Field;
 use crate::{schema, values};
 
 /// A queue of event notifications.

@@ -13,7 +13,7 @@ use super::accounts::{self, Account};
 use super::queues::{self, Queue};
 use super::{key_part, resolve_filter, topology};
 use crate::diagnostics::Problems;
-use crate::reader::Field;
+use crate::schema::Field;
 use crate::values::NO_RATE;
 use crate::{schema, values};
 

@@ -1,36 +1,39 @@
 //! The HTTP API: what the commands know, for programs, under `/api/v1`. It reads alone unless a
-//! token is configured, which a request that changes anything has to bear.
+//! token is configured, which a request that changes anything has to bear. `pause` and `resume` any
+//! client that reaches `listen` may ask for, by the paths of the commands: nothing is lost by a
+//! pause that ends before the queue's retention period.
 
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{Method, StatusCode, Uri, header};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
-use replicator_config::{Invalid, Settings};
+use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::error_chain;
 use replicator_core::object::escape_controls;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpStream;
+use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::admin::failures::{ANSWER_TIMEOUT, QUOTED, list_parked, retry_parked};
-use crate::admin::pause::{pause_rule, resume_rule};
-use crate::admin::status::{DaemonAddress, TIMEOUT, send_request};
+use crate::admin::status::{DaemonAddress, DaemonClient, TIMEOUT, send_request};
 use crate::admin::{Admin, Refusal, json_response, unavailable};
 use crate::objects::{
     KeyReplication, LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered,
     VersionStatus, read_beside,
 };
+use crate::process::run_blocking;
 
 /// The secret that a request which changes anything has to bear.
 #[derive(Clone)]
@@ -51,7 +54,7 @@ const MAKE_TOKEN: &str = "make one: (umask 027; openssl rand -hex 32 > FILE)";
 
 impl Token {
     /// Reads the token from its file, which may be read by its owner and its group alone.
-    pub(crate) fn read_file(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read_file(path: &path::Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("cannot read the token {shown}"))?;
         let mode = file.metadata()?.permissions().mode();
@@ -327,6 +330,113 @@ fn write_version(version: &VersionStatus, text: &mut String) -> fmt::Result {
         Some(remedy) => writeln!(text, "           fix: {remedy}"),
         None => Ok(()),
     }
+}
+
+/// The answer to either command.
+#[derive(Debug, Serialize, Deserialize)]
+struct Changed {
+    /// Whether the rule was in the other state before.
+    changed: bool,
+}
+
+/// Pauses a rule of a running daemon, or resumes it, and says what that means.
+pub async fn change_pause(daemon: &DaemonClient, verb: &str, rule: &str) -> anyhow::Result<String> {
+    let quoted = utf8_percent_encode(rule, QUOTED);
+    let request = format!("POST /rules/{verb}?rule={quoted}");
+    let answer = send_request(daemon, &request, TIMEOUT).await?;
+    let Changed { changed } =
+        serde_json::from_str(&answer).context("the answer is not that of a pause")?;
+    Ok(match (verb, changed) {
+        ("pause", true) => format!(
+            "rule {rule} is paused: what is being written is finished, everything else waits in \
+             SQS, for the queue's retention period at most"
+        ),
+        ("pause", false) => format!("rule {rule} is paused already"),
+        (_, true) => format!(
+            "rule {rule} is resumed; events that were handed back meanwhile come within an hour"
+        ),
+        (_, false) => format!("rule {rule} is not paused"),
+    })
+}
+
+/// Answers `POST /rules/pause`.
+pub(crate) async fn pause(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    pause_named(&admin, &named_rule(&uri)?).map_err(as_bad_request)
+}
+
+/// Answers `POST /rules/resume`.
+pub(crate) async fn resume(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    resume_named(&admin, &named_rule(&uri)?).map_err(as_bad_request)
+}
+
+/// Pauses a rule: it writes nothing until it is resumed.
+pub(super) async fn pause_rule(
+    State(admin): State<Admin>,
+    Path(rule): Path<String>,
+) -> Result<Response, Refusal> {
+    pause_named(&admin, &rule)
+}
+
+/// Lets a rule that was paused go on.
+pub(super) async fn resume_rule(
+    State(admin): State<Admin>,
+    Path(rule): Path<String>,
+) -> Result<Response, Refusal> {
+    resume_named(&admin, &rule)
+}
+
+fn pause_named(admin: &Admin, rule: &str) -> Result<Response, Refusal> {
+    find_rule(admin, rule)?;
+    let changed = run_blocking(|| admin.engine.pauses.pause(rule)).map_err(unwritable)?;
+    info!(rule, changed, "rule paused");
+    Ok(json_response(&Changed { changed }))
+}
+
+fn resume_named(admin: &Admin, rule: &str) -> Result<Response, Refusal> {
+    find_rule(admin, rule)?;
+    let changed = run_blocking(|| admin.engine.resume_rule(rule)).map_err(unwritable)?;
+    if admin.engine.pauses.by_rule().contains_key(rule) {
+        let text = format!("rule {rule:?} is disabled in the configuration; enable it there");
+        return Err((StatusCode::BAD_REQUEST, text));
+    }
+    info!(rule, changed, "rule resumed");
+    Ok(json_response(&Changed { changed }))
+}
+
+fn unwritable(failure: replicator_core::failure::Failure) -> Refusal {
+    (StatusCode::INTERNAL_SERVER_ERROR, error_chain(&failure))
+}
+
+/// The path of a command is there, whatever rule its query names.
+fn as_bad_request((status, text): Refusal) -> Refusal {
+    match status {
+        StatusCode::NOT_FOUND => (StatusCode::BAD_REQUEST, text),
+        _ => (status, text),
+    }
+}
+
+/// Reads a query such as `rule=orders`.
+fn named_rule(uri: &Uri) -> Result<String, Refusal> {
+    let mut pairs = query_pairs(uri.query().unwrap_or_default())?.into_iter();
+    let named = pairs.find_map(|(name, rule)| (name == "rule").then_some(rule));
+    named.ok_or_else(|| {
+        (
+            StatusCode::BAD_REQUEST,
+            "say which rule: ?rule=ID".to_owned(),
+        )
+    })
+}
+
+fn find_rule(admin: &Admin, rule: &str) -> Result<(), Refusal> {
+    let known = admin.engine.activity.figures();
+    if known.contains_key(rule) {
+        return Ok(());
+    }
+    let hint = suggest_nearest(rule, known.keys().map(String::as_str));
+    Err((
+        StatusCode::NOT_FOUND,
+        format!("no rule is called {rule:?}; {hint}"),
+    ))
 }
 
 #[cfg(test)]

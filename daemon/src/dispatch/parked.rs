@@ -14,7 +14,7 @@ use replicator_core::object::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::key_queue::KeyQueue;
+use super::in_flight::KeyQueue;
 use super::{Completion, Dispatch};
 use crate::clock;
 use crate::engine::Engine;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::key_queue::{self, QueuedEvent};
+use super::in_flight::{self, QueuedEvent};
 use super::{Completion, Dispatch};
 use crate::dispatch::runner::{self, TaskResult};
 use crate::ledger::records::TargetKey;
@@ -241,7 +241,7 @@ impl Dispatch {
                 .close(&events, |_| AckAction::ReturnAfter(Duration::ZERO))
                 .await;
         }
-        let kept = key_queue::kept_of(events, |number| self.in_flight.holds_lease(number));
+        let kept = in_flight::kept_of(events, |number| self.in_flight.holds_lease(number));
         if let Some(queue) = self.targets.get_mut(target) {
             queue.drain(kept);
             self.resume_after(target, LANDING);
