@@ -369,7 +369,7 @@ pub enum Reason {
     #[strum(message = "look for a defect of the store, or of a proxy before it")]
     AnswerUnreadable,
     /// Attempts failed for the key's own sake for an hour, or until a message of a work queue was
-    /// received twenty times more.
+    /// received twenty times more, or a hundred times in all.
     #[strum(message = "see the detail, which is the last error")]
     RetriesExhausted,
     /// The stamp has no room beside the user's own metadata.

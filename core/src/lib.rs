@@ -10,15 +10,14 @@
 //! - `compare`: how the histories of a key differ at both ends
 //! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong in which operation, and what to do about it
-//! - `retry`: how long a request may take and may take effect, and the wait before the next
-//! - `overload`: how many requests may be under way at a dependency that throttles, whether to send
-//!   any to one that does not answer, and which keys fail by themselves
+//! - `retry`: how long a request may take and may take effect, and the wait before the next; how many
+//!   may be under way at a dependency that throttles, whether to send any to one that does not
+//!   answer, and which keys fail by themselves
 
 pub mod compare;
 pub mod event;
 pub mod failure;
 pub mod object;
-pub mod overload;
 pub mod parts;
 pub mod plan;
 pub mod retry;

@@ -160,6 +160,10 @@ const FAILING_MAX: Duration = Duration::from_secs(3600);
 // as while a rule was paused or a destination was down, is not the key's failure.
 const RECEIVED_MAX: u32 = 20;
 
+// Daemons that live too short to see that many see the count of all: a tenth of the
+// maxReceiveCount that docs/setup-aws.md gives to queues.
+const RECEIVED_EVER_MAX: u32 = 100;
+
 // As many as can fail in an hour of backing off, at some hundred bytes each. The one that failed
 // longest ago is forgotten first: its hour begins anew.
 const FAILING_KEYS_MAX: usize = 20_000;
@@ -184,7 +188,9 @@ impl Retries {
         failing.last = now;
         // A later message of the key begins to be counted anew.
         failing.received = failing.received.min(received);
-        failing.first + FAILING_MAX <= now || received - failing.received >= RECEIVED_MAX
+        failing.first + FAILING_MAX <= now
+            || received - failing.received >= RECEIVED_MAX
+            || received >= RECEIVED_EVER_MAX
     }
 
     /// Forgets a key that succeeded, or failed for another's sake.
@@ -431,5 +437,6 @@ mod tests {
         assert!(retries.record_failure(&target("a"), 2 + RECEIVED_MAX));
         retries.clear_all();
         assert!(!retries.record_failure(&target("a"), 90));
+        assert!(retries.record_failure(&target("b"), RECEIVED_EVER_MAX));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use replicator_core::failure::{Dependency, Failure};
 use replicator_core::object::Key;
-use replicator_core::overload::Subject;
+use replicator_core::retry::Subject;
 use replicator_core::rule::{BucketRef, Encryption, ReplicaKey, Rule};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};

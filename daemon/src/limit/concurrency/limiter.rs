@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use replicator_core::failure::{Dependency, Failure, FailureKind, Operation};
-use replicator_core::overload::{Circuit, ConcurrencyLimit, Epoch, Subject, Suspects};
+use replicator_core::retry::{Circuit, ConcurrencyLimit, Epoch, Subject, Suspects};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 

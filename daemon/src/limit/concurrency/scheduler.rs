@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use replicator_core::failure::Dependency;
-use replicator_core::overload::{Admission, Epoch, Evidence, Subject};
+use replicator_core::retry::{Admission, Epoch, Evidence, Subject};
 use replicator_core::rule::{BucketRef, Rule};
 
 use crate::limit::concurrency::Route;

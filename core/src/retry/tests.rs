@@ -1,4 +1,5 @@
-//! The window of a server that throttles, and the circuit of one that does not answer.
+//! Deadlines and waits; the window of a server that throttles, and the circuit of one that does not
+//! answer.
 
 use proptest::prelude::*;
 
@@ -410,5 +411,69 @@ proptest! {
         // All requests inside leave, and within a minute one is let in.
         inside.into_iter().for_each(|entry| circuit.on_abandoned(entry));
         prop_assert!(circuit.would_admit(now + OPEN_MAX));
+    }
+}
+
+#[test]
+fn a_large_body_has_the_time_that_a_slow_line_needs() {
+    assert_eq!(body_timeout(0), Duration::from_secs(30));
+    assert_eq!(body_timeout(1 << 20), Duration::from_secs(38));
+    assert_eq!(
+        complete_timeout(PART_BYTES_MIN),
+        body_timeout(PART_BYTES_MIN)
+    );
+    assert_eq!(complete_timeout(PART_BYTES_MIN + 1), COMPLETE_TIMEOUT_MAX);
+}
+
+#[test]
+fn the_ceiling_doubles_from_200_ms_to_a_minute() {
+    let ceilings =
+        [1, 2, 3, 8, 9, 10, 11, u32::MAX].map(|attempt| delay_ceiling(attempt).as_millis());
+    assert_eq!(
+        ceilings,
+        [200, 400, 800, 25_600, 51_200, 60_000, 60_000, 60_000]
+    );
+    assert_eq!(delay_ceiling(0), delay_ceiling(1));
+}
+
+#[test]
+fn the_ends_of_the_jitter_give_the_floor_and_the_ceiling() {
+    assert_eq!(jittered_delay(4, 0.0), FLOOR);
+    assert_eq!(jittered_delay(4, 1.0), delay_ceiling(4));
+}
+
+#[test]
+fn a_jitter_that_is_no_fraction_does_no_harm() {
+    for jitter in [f64::NAN, f64::INFINITY, 2.0, f64::MAX] {
+        assert_eq!(jittered_delay(3, jitter), delay_ceiling(3));
+    }
+    for jitter in [f64::NEG_INFINITY, -1.0, -0.0] {
+        assert_eq!(jittered_delay(3, jitter), FLOOR);
+    }
+}
+
+#[test]
+fn an_equal_jitter_gives_half_of_the_ceiling_or_more() {
+    let ceiling = Duration::from_secs(60);
+    assert_eq!(equal_jitter(ceiling, 0.0), ceiling / 2);
+    assert_eq!(equal_jitter(ceiling, f64::NAN), ceiling);
+}
+
+proptest! {
+    #[test]
+    fn a_wait_is_never_nothing_and_never_above_the_cap(attempt in any::<u32>(), jitter in any::<f64>()) {
+        let delay = jittered_delay(attempt, jitter);
+        prop_assert!(delay >= FLOOR);
+        prop_assert!(delay <= delay_ceiling(attempt) && delay <= CAP);
+    }
+
+    #[test]
+    fn the_ceiling_never_falls(attempt in 0..u32::MAX) {
+        prop_assert!(delay_ceiling(attempt) <= delay_ceiling(attempt + 1));
+    }
+
+    #[test]
+    fn more_jitter_is_never_a_shorter_wait(attempt in 0..20u32, a in 0.0..=1.0_f64, b in 0.0..=1.0_f64) {
+        prop_assert!(jittered_delay(attempt, a.min(b)) <= jittered_delay(attempt, a.max(b)));
     }
 }
