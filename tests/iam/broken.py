@@ -9,7 +9,6 @@ row for each break, and the rows as a table for docs/check-table.md.
 
 import argparse
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -143,17 +142,7 @@ class SetUp(World):
 
     def check(self, probing: bool) -> tuple[int, list[dict]]:
         """The exit code, and the findings."""
-        sts = self.client("sts", SOURCE)
-        session = sts.assume_role(RoleArn=OWN, RoleSessionName="check")["Credentials"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
-            "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
-            "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
-            "AWS_SESSION_TOKEN": session["SessionToken"],
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        }
-        self.secrets |= {session["SecretAccessKey"], session["SessionToken"]}
+        environment = self.assume_own_role("check")
         command = [self.binary, "check", "--json", *(["--probe"] if probing else []), "--config", self.config]
         ended = subprocess.run(command, capture_output=True, text=True, env=environment)
         self.refuse_secrets(ended.stdout + ended.stderr)

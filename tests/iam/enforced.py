@@ -148,12 +148,12 @@ delete_markers = true
         ended.check_returncode()
         return ended.stdout
 
-    @contextlib.contextmanager
-    def daemon(self) -> Iterator[None]:
-        """Runs the daemon as the role of its own."""
+    def assume_own_role(self, session_name: str) -> dict[str, str]:
+        """The environment of a command that the role of its own signs for."""
         sts = self.client("sts", SOURCE)
-        session = sts.assume_role(RoleArn=OWN, RoleSessionName="daemon")["Credentials"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        session = sts.assume_role(RoleArn=OWN, RoleSessionName=session_name)["Credentials"]
+        self.secrets |= {session["SecretAccessKey"], session["SessionToken"]}
+        return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
             "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
             "AWS_SESSION_TOKEN": session["SessionToken"],
@@ -161,7 +161,11 @@ delete_markers = true
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        self.secrets |= {session["SecretAccessKey"], session["SessionToken"]}
+
+    @contextlib.contextmanager
+    def daemon(self) -> Iterator[None]:
+        """Runs the daemon as the role of its own."""
+        environment = self.assume_own_role("daemon")
         with open(self.log, "wb") as log:
             process = subprocess.Popen(
                 [self.binary, "run", "--config", self.config], env=environment, stdout=log, stderr=log
