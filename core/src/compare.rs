@@ -36,6 +36,8 @@ pub enum Difference {
     Encryption,
     /// An object is no replica of this key.
     Foreign,
+    /// The key has more versions than are compared.
+    Uncompared,
 }
 
 /// A difference, and which entries it is about.

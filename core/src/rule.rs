@@ -303,14 +303,16 @@ impl Rule {
     /// Returns the key a replica has at the destination; a rewritten key can be one that S3
     /// cannot hold.
     pub fn destination_key(&self, key: &Key) -> Result<Key, NameError> {
+        Key::try_from(self.rewrite_start(key.as_str()))
+    }
+
+    /// Rewrites a key, or what keys begin with, whether or not S3 can hold the result.
+    pub fn rewrite_start(&self, start: &str) -> String {
         let Some(rewrite) = &self.rewrite else {
-            return Ok(key.clone());
+            return start.to_owned();
         };
-        let rest = key
-            .as_str()
-            .strip_prefix(self.filter.prefix.as_str())
-            .unwrap_or(key.as_str());
-        Key::try_from(format!("{rewrite}{rest}"))
+        let rest = start.strip_prefix(self.filter.prefix.as_str());
+        format!("{rewrite}{}", rest.unwrap_or(start))
     }
 
     /// Returns the key of the source whose replica has a key; none if no replica can have it.
@@ -514,6 +516,16 @@ impl RuleScope {
         })
     }
 
+    /// Returns the same, had the rules no start.
+    #[must_use]
+    pub fn without_starts(&self) -> Self {
+        let rules = self.starts.keys().cloned();
+        Self {
+            starts: rules.map(|rule| (rule, Timestamp::UNIX_EPOCH)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Lists the rules that compete with this one for a key, the first one first.
     pub fn candidates(&self, key: &Key) -> Vec<&Rule> {
         let mut rules = self.rules.iter();
@@ -524,6 +536,13 @@ impl RuleScope {
         let mut ours = contests.into_iter();
         ours.find(|contest| *contest.destination == this.destination)
             .map_or(Vec::new(), |contest| contest.candidates)
+    }
+
+    /// Says since when versions of a key with these candidates are in scope.
+    pub fn start_of(&self, candidates: &[&Rule]) -> Option<Timestamp> {
+        let lead = candidates.first()?;
+        let start = self.starts.get(&lead.id).or(self.starts.get(&self.rule));
+        start.copied()
     }
 
     /// Says whether an entry of a key with these candidates has to have a replica by this rule. The
@@ -542,10 +561,10 @@ impl RuleScope {
                 takers.rules.iter().any(is_this)
             }
         };
-        let start = self.starts.get(&lead.id).or(self.starts.get(&self.rule));
+        let start = self.start_of(candidates);
         let made = entry.version.last_modified;
         match () {
-            () if !is_taken || start.is_some_and(|start| made < *start) => VersionScope::Outside,
+            () if !is_taken || start.is_some_and(|start| made < start) => VersionScope::Outside,
             () if made > self.as_of => VersionScope::Pending,
             () => VersionScope::Wanted,
         }

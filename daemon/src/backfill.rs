@@ -5,7 +5,7 @@
 mod ranges;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,16 +26,16 @@ use crate::clock;
 use crate::manifest::ManifestReader;
 pub use crate::manifest::{KeyFormat, ManifestLocation};
 use crate::metrics::Metrics;
-use crate::reconcile::listing::VersionLister;
+use crate::reconcile::listing::{KeyRange, VersionLister};
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::sqs::hints::{Hint, HintSender};
 use crate::sqs::work_queues::digest_words;
-use crate::verify::keys::{KeyRange, ListedPair};
+use crate::verify::keys::{ListedKey, ListedPair, RefusedKey, check_prefix};
 use crate::verify::{VerifyOptions, find_rule, scope_of};
 use ranges::{Cursor, CursorFile};
 pub use report::{BackfillSummary, Cost, Counts};
-use report::{CompletionReport, ProgressDisplay, TaskStatus};
+use report::{CompletionReport, Found, KeyVerdict, ProgressDisplay, TaskStatus};
 
 /// What to find.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -81,40 +81,14 @@ const ROUND_MAX: usize = 100;
 const SYNCED_EVERY: Duration = Duration::from_secs(2);
 const UNSYNCED_MAX: u64 = 1_000;
 
-/// What the lists say of a key.
-#[derive(Debug, Default)]
-struct Found {
-    /// None of what only ends a range.
-    key: Option<Key>,
-    range: usize,
-    /// Where reading goes on after it, if not after the key.
-    place: Option<String>,
-    is_in_scope: bool,
-    /// Whether all in scope is proved to be there.
-    is_equal: bool,
-    /// The sizes of the versions in scope that have no proved replica.
-    sizes: Vec<u64>,
-    /// The delete markers in scope, where it is to be sent.
-    markers: u64,
-    /// How many versions only the rule's start keeps out of scope.
-    old: u64,
-    /// Pages that were read of a range that is through.
-    pages: u64,
-}
-
-impl Found {
-    fn is_to_send(&self) -> bool {
-        self.is_in_scope && !self.is_equal
-    }
-}
-
 /// Finds the keys of a rule that miss something, and sends their hints, until it is through or
-/// stopped.
+/// stopped. How far it is goes to `tell`, if not to a bar.
 pub async fn backfill(
     settings: &Settings,
     arguments: &BackfillArguments,
     given: Option<&AwsOverride>,
     stopped: impl Future<Output = ()>,
+    tell: impl FnMut(&str),
 ) -> anyhow::Result<BackfillSummary> {
     let metrics = Metrics::new().context("cannot register metrics")?;
     let accounts = Accounts::connect(&settings.accounts, &metrics, given).await;
@@ -130,6 +104,7 @@ pub async fn backfill(
         true => None,
         false => file.read(&task)?,
     };
+    let resumed = before.is_some();
     let cursor = match before {
         Some(cursor) => cursor,
         None if manifest.is_some() => Cursor::begin(&task, vec![KeyRange::default()]),
@@ -142,24 +117,31 @@ pub async fn backfill(
     let mut run = Run {
         rule,
         sender: (!arguments.dry_run).then_some(sender),
-        progress: ProgressDisplay::begin(cursor.ranges.len(), cursor.counts.keys),
+        progress: ProgressDisplay::begin(cursor.ranges.len(), cursor.counts.keys, tell),
         report: report.transpose()?,
         failed: Vec::new(),
         synced: (Instant::now(), cursor.counts.sent),
         file,
         cursor,
     };
+    if resumed {
+        let begun = &run.cursor.begun;
+        run.progress.note(&format!(
+            "goes on with the run of {begun}; --restart begins anew"
+        ));
+    }
     let result = run.work((&finder, manifest), stopped).await;
     run.progress.end();
     result?;
     let counts = run.cursor.counts;
-    let hints = counts.keys - counts.equal;
     Ok(BackfillSummary {
         rule: rule.id.clone(),
         dry_run: arguments.dry_run,
         queue,
         since: finder.since.format(&Rfc3339).unwrap_or_default(),
-        cost: Cost::of(&counts, hints, 1 + u64::from(rule.backfill_queue.is_some())),
+        begun: run.cursor.begun,
+        resumed,
+        cost: Cost::of(&counts, 1 + u64::from(rule.backfill_queue.is_some())),
         counts,
     })
 }
@@ -191,26 +173,16 @@ impl<'a> Finder<'a> {
         };
         let scope = scope_of(settings, &options, rule)?;
         let since = scope.starts.get(&rule.id).copied();
-        let access = |name: &str| {
-            let access = accounts.get(name);
-            access.with_context(|| format!("account {name:?} is not defined"))
-        };
-        let ever = RuleScope {
-            starts: scope
-                .starts
-                .keys()
-                .map(|rule| (rule.clone(), Timestamp::UNIX_EPOCH))
-                .collect(),
-            ..scope.clone()
-        };
+        let prefix = arguments.prefix.as_deref().unwrap_or(&rule.filter.prefix);
+        check_prefix(rule, prefix)?;
         Ok(Self {
             rule,
-            prefix: arguments.prefix.as_deref().unwrap_or(&rule.filter.prefix),
-            source: access(&rule.source.account)?,
-            destination: access(&rule.destination.account)?,
+            prefix,
+            source: accounts.access_to(&rule.source)?,
+            destination: accounts.access_to(&rule.destination)?,
             since: since.unwrap_or(Timestamp::UNIX_EPOCH),
+            ever: scope.without_starts(),
             scope,
-            ever,
         })
     }
 
@@ -244,7 +216,15 @@ impl<'a> Finder<'a> {
         ranges::split_keys(&lister).await
     }
 
-    fn judge(
+    /// Says what is to be done about a key.
+    fn judge(&self, listed: ListedKey) -> Found {
+        match listed {
+            ListedKey::Pair(pair) => self.judge_pair(pair),
+            ListedKey::Refused(refused) => self.judge_refused(refused),
+        }
+    }
+
+    fn judge_pair(
         &self,
         ListedPair {
             key, source, shown, ..
@@ -263,21 +243,39 @@ impl<'a> Finder<'a> {
             there.drain(..there.len().saturating_sub(1));
         }
         let mut found = Found {
-            is_in_scope: !wanted.is_empty(),
-            is_equal: proves_equal(&wanted, &there),
+            state: match () {
+                () if wanted.is_empty() => KeyVerdict::OutOfScope,
+                () if proves_equal(&wanted, &there) => KeyVerdict::Equal,
+                () => KeyVerdict::ToSend,
+            },
             old: source.iter().filter(is_old).count() as u64,
             ..Found::default()
         };
         let is_copied = |entry: &SourceVersion| there.iter().any(|one| has_content_of(one, entry));
-        let is_to_send = found.is_to_send();
-        for entry in wanted.into_iter().filter(|_| is_to_send) {
+        for entry in wanted {
             match entry.kind {
                 VersionKind::Object if is_copied(entry) => {}
-                VersionKind::Object => found.sizes.push(entry.size_bytes),
+                VersionKind::Object => found.copies.add(entry.size_bytes),
                 VersionKind::Marker => found.markers += 1,
             }
         }
         found.key = Some(key);
+        found
+    }
+
+    fn judge_refused(&self, refused: RefusedKey) -> Found {
+        let mut found = Found {
+            state: match () {
+                () if !refused.is_in_scope(&self.scope) => KeyVerdict::OutOfScope,
+                () if refused.is_mendable(self.rule) => KeyVerdict::ToSend,
+                () if refused.is_crowded() => KeyVerdict::Crowded,
+                () => KeyVerdict::Impossible,
+            },
+            ..Found::default()
+        };
+        let sizes = { refused.newest().into_iter() }.map(|newest| newest.size_bytes);
+        sizes.for_each(|size_bytes| found.copies.add(size_bytes));
+        found.key = Some(refused.key);
         found
     }
 }
@@ -295,7 +293,7 @@ struct Run<'a> {
     report: Option<CompletionReport>,
     /// What no queue took, and why.
     failed: Vec<(Key, String)>,
-    progress: ProgressDisplay,
+    progress: ProgressDisplay<'a>,
     /// When the cursor was written last, and how many were sent by then.
     synced: (Instant, u64),
 }
@@ -360,38 +358,29 @@ impl Run<'_> {
     /// Sends the hints of a round, and moves the cursor over what was sent and what needs none.
     async fn send_round(&mut self, round: Vec<Found>) -> anyhow::Result<()> {
         let hint = |found: &Found| {
-            let size_bytes = found.sizes.iter().copied().max().unwrap_or_default();
+            let size_bytes = found.copies.size_bytes_max;
             let key = found.key.clone().filter(|_| found.is_to_send())?;
             Some(Hint { key, size_bytes })
         };
         let hints: Vec<Hint> = round.iter().filter_map(hint).collect();
-        let mut failed = match &mut self.sender {
-            Some(sender) => sender.send(&hints).await.failed,
+        let (sender, progress) = (&mut self.sender, &mut self.progress);
+        let failed = match sender {
+            Some(sender) => sender.send(&hints, |words| progress.note(words)).await,
             None => Vec::new(),
         };
-        failed.sort();
-        let is_failed = |place| failed.iter().any(|(at, _)| *at == place);
-        let (mut place, mut stuck) = (0, BTreeSet::new());
+        let is_failed = |key: &Key| failed.iter().any(|(one, _)| one == key);
+        let mut stuck = BTreeSet::new();
         for found in &round {
-            if found.is_to_send() && is_failed(place) {
+            if found.is_to_send() && found.key.as_ref().is_some_and(is_failed) {
                 stuck.insert(found.range);
             }
-            place += usize::from(found.is_to_send());
             if !stuck.contains(&found.range) {
                 self.record(found).context(UNREPORTED)?;
             }
         }
         if let Some((_, reason)) = failed.first() {
             let error = anyhow!("{} of the hints were not taken: {reason}", failed.len());
-            let keys = hints
-                .into_iter()
-                .enumerate()
-                .map(|(at, hint)| (at, hint.key));
-            let mut keys: BTreeMap<usize, Key> = keys.collect();
-            let failed = failed.into_iter();
-            self.failed = failed
-                .filter_map(|(at, reason)| Some((keys.remove(&at)?, reason)))
-                .collect();
+            self.failed = failed;
             return Err(error);
         }
         let (at, sent) = self.synced;
@@ -414,15 +403,9 @@ impl Run<'_> {
         self.cursor.advance(found.range, place);
         let is_sent = found.is_to_send() && self.sender.is_some();
         self.cursor.counts.sent += u64::from(is_sent);
-        match &mut self.report {
-            Some(report) if found.is_in_scope => {
-                let status = match is_sent {
-                    true => TaskStatus::Succeeded,
-                    false => TaskStatus::Skipped,
-                };
-                report.add_row(&self.rule.source.bucket, key, status)
-            }
-            Some(_) | None => Ok(()),
+        match (&mut self.report, found.status()) {
+            (Some(report), Some(status)) => report.add_row(&self.rule.source.bucket, key, status),
+            (Some(_), None) | (None, _) => Ok(()),
         }
     }
 

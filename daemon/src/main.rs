@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -391,7 +392,10 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
 
 /// Runs a backfill, and returns its summary.
 fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::Result<String> {
-    let run = backfill::backfill(settings, arguments, None, process::stop_requested());
+    let tell = |line: &str| {
+        let _infallible = writeln!(process::Log, "{line}");
+    };
+    let run = backfill::backfill(settings, arguments, None, process::stop_requested(), tell);
     let summary = build_runtime()?.block_on(run)?;
     Ok(match arguments.json {
         true => summary.json()?,

@@ -7,33 +7,32 @@ pub(crate) mod keys;
 mod report;
 pub(crate) mod rounds;
 
-use std::collections::HashMap;
+use std::io::Write as _;
 
 use anyhow::{Context, bail};
 use futures::{StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
-    Difference, HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
+    HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
 };
 use replicator_core::failure::Failure;
-use replicator_core::object::{self, Key, Timestamp};
-use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::object::{self, Bucket, Key, Timestamp, VersionId};
+use replicator_core::plan::SourceVersion;
 use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
-use replicator_core::stamp::OriginClaim;
 
-use crate::admin::failures::parked_versions;
+use crate::admin::failures::{ParkedVersions, parked_versions};
 use crate::clock;
 use crate::ledger::mend::rule_start;
 use crate::metrics::Metrics;
-use crate::objects::list_key;
-use crate::reconcile::UnstampedObject;
+use crate::objects::read_head;
+use crate::process::Log;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
-use crate::s3::client::ResponseHead;
-use crate::sqs::hints::{Hint, HintSender};
+use crate::s3::client::{ResponseHead, S3Request};
+use crate::sqs::hints::HintSender;
 pub use deep::SampleShare;
-use keys::{KeyPairs, ListedPair};
-use report::{Line, VerifyReport};
+use keys::{KeyPairs, ListedKey, ListedPair, list_pair};
+use report::{Compared, KeyOutcome, Line, VerifyReport};
 
 /// What is compared, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -90,15 +89,11 @@ pub async fn verify(
     let accounts = Accounts::connect(&settings.accounts, &metrics, given).await;
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &options.rule)?;
-    let access = |name: &str| {
-        let access = accounts.get(name);
-        access.with_context(|| format!("account {name:?} is not defined"))
-    };
     let verifier = Verifier {
         scope: scope_of(settings, options, rule)?,
         rule,
-        source: access(&rule.source.account)?,
-        destination: access(&rule.destination.account)?,
+        source: accounts.access_to(&rule.source)?,
+        destination: accounts.access_to(&rule.destination)?,
         // Beside a daemon that a test reaches otherwise, none listens.
         parked: match given {
             None => parked_versions(settings, &rule.id).await,
@@ -164,8 +159,8 @@ struct Verifier<'a> {
     rule: &'a Rule,
     source: &'a AccountClients,
     destination: &'a AccountClients,
-    /// Why versions are parked, by source key and version; none where no daemon answers.
-    parked: Option<HashMap<(String, Option<String>), String>>,
+    /// Why versions are parked; none where no daemon answers.
+    parked: Option<ParkedVersions>,
     /// Of which keys all is compared, if of any.
     deep: Option<Deep>,
 }
@@ -205,66 +200,6 @@ impl Pair {
     }
 }
 
-/// What was found of one key.
-struct Compared {
-    pair: Pair,
-    findings: Vec<(HistoryDifference, Option<Explanation>)>,
-    /// How many of its versions were compared in all that lists do not tell.
-    deep: u64,
-    /// Why bytes of some were not.
-    uncompared: Vec<&'static str>,
-}
-
-impl Compared {
-    /// Says whether a hint brings what is missing: all that is newer than what the destination shows,
-    /// and its newest state where that is hidden. Nothing is written below what it shows.
-    fn needs_hint(&self) -> bool {
-        let last = self.pair.shown.last();
-        let is_hidden = |(finding, _): &(HistoryDifference, _)| {
-            matches!(finding.difference, Difference::Extra | Difference::Foreign)
-                && finding.replica.as_ref() == last.map(|entry| &entry.version.id)
-        };
-        let is_missing = |entry: &SourceVersion| {
-            self.findings.iter().any(|(finding, reason)| {
-                finding.difference == Difference::Missing
-                    && !matches!(reason, Some(Explanation::Skipped(_)))
-                    && finding.source.as_ref() == Some(&entry.version)
-            })
-        };
-        let shows_marker = last.is_some_and(|last| last.kind == VersionKind::Marker);
-        let mut newest_first = self.pair.wanted().rev();
-        // A marker over what was never written is none of its own.
-        let top = newest_first
-            .find(|entry| is_missing(entry) || entry.kind == VersionKind::Object || shows_marker);
-        top.is_some_and(|top| is_missing(top) || self.findings.iter().any(is_hidden))
-    }
-}
-
-/// Has a key looked at, if that mends it; says whether, if it differs at all.
-async fn mend(hints: &mut HintSender, compared: &Compared) -> anyhow::Result<Option<bool>> {
-    let is_skipped = |reason: &Option<_>| matches!(reason, Some(Explanation::Skipped(_)));
-    if compared
-        .findings
-        .iter()
-        .all(|(_, reason)| is_skipped(reason))
-    {
-        return Ok(None);
-    }
-    if !compared.needs_hint() {
-        return Ok(Some(false));
-    }
-    let sizes = compared.pair.wanted().map(|entry| entry.size_bytes);
-    let hint = Hint {
-        key: compared.pair.key.clone(),
-        size_bytes: sizes.max().unwrap_or_default(),
-    };
-    let sent = hints.send(std::slice::from_ref(&hint)).await;
-    match sent.failed.first() {
-        Some((_, why)) => bail!("the queue did not take the hint for {}: {why}", hint.key),
-        None => Ok(Some(true)),
-    }
-}
-
 /// What the lists, and stamps, tell of a key.
 struct Judged {
     findings: Vec<HistoryDifference>,
@@ -272,14 +207,26 @@ struct Judged {
     replicas: Vec<(SourceVersion, SourceVersion)>,
 }
 
-/// What more is to be said of a difference.
-enum Explanation {
-    /// In what they differ.
-    Detail(String),
-    /// The daemon could not write it yet.
-    Parked(String),
-    /// The rule does not take it.
-    Skipped(&'static str),
+/// Has a key looked at, if that mends it; says whether, if it differs at all.
+async fn mend(
+    hints: &mut HintSender,
+    rule: &Rule,
+    outcome: &KeyOutcome,
+) -> anyhow::Result<Option<bool>> {
+    if !outcome.differs() {
+        return Ok(None);
+    }
+    let Some(hint) = outcome.hint(rule) else {
+        return Ok(Some(false));
+    };
+    let tell = |words: &str| {
+        let _infallible = writeln!(Log, "{words}");
+    };
+    let failed = hints.send(std::slice::from_ref(&hint), tell).await;
+    match failed.first() {
+        Some((_, why)) => bail!("the queue did not take the hint for {}: {why}", hint.key),
+        None => Ok(Some(true)),
+    }
 }
 
 impl<'a> Verifier<'a> {
@@ -288,48 +235,57 @@ impl<'a> Verifier<'a> {
         (prefix, mut hints): (Option<&str>, Option<HintSender>),
         mut tell: impl FnMut(&Line),
     ) -> anyhow::Result<VerifyReport> {
-        let mut report = VerifyReport::new(self.scope.as_of, self.parked.is_some());
-        let ends = (self.source, self.destination);
-        let both = KeyPairs::new(self.rule, ends, prefix)?;
-        let pairs = stream::unfold(Some(both), |both| async move {
+        let unlisted = self.parked.as_ref().map(|parked| parked.unlisted);
+        let mut report = VerifyReport::new(self.scope.as_of, unlisted);
+        let both = KeyPairs::new(self.rule, self.ends(), prefix)?;
+        let keys = stream::unfold(Some(both), |both| async move {
             let mut both = both?;
             match both.next_pair().await {
-                Ok(Some(pair)) => Some((Ok(pair), Some(both))),
+                Ok(Some(listed)) => Some((Ok(listed), Some(both))),
                 Ok(None) => None,
                 Err(failure) => Some((Err(failure), None)),
             }
         });
-        let compared = pairs.map(|pair| async { self.compare(self.pair(pair?)).await });
-        let mut compared = std::pin::pin!(compared.buffered(KEYS_MAX));
-        while let Some(compared) = compared.next().await {
-            let compared = compared.context("broken off, so this proves nothing")?;
-            report.count(&compared);
-            for (finding, reason) in &compared.findings {
-                let line = Line::new(self.rule, &compared.pair, finding, reason.as_ref());
+        let outcomes = keys.map(|listed| async { self.compare_listed(listed?).await });
+        let mut outcomes = std::pin::pin!(outcomes.buffered(KEYS_MAX));
+        while let Some(outcome) = outcomes.next().await {
+            let outcome = outcome.context("broken off, so this proves nothing")?;
+            let Some(outcome) = outcome else { continue };
+            report.count(&outcome);
+            for line in outcome.lines(self.rule) {
                 report.add(&line);
                 tell(&line);
             }
             if let Some(hints) = &mut hints {
-                report.count_repair(mend(hints, &compared).await?);
+                report.count_repair(mend(hints, self.rule, &outcome).await?);
             }
         }
         Ok(report)
     }
 
-    async fn compare(&self, mut pair: Pair) -> Result<Compared, Failure> {
+    fn ends(&self) -> (&'a AccountClients, &'a AccountClients) {
+        (self.source, self.destination)
+    }
+
+    /// Compares what the lists have of a key; none if it is not compared, and not in scope.
+    async fn compare_listed(&self, listed: ListedKey) -> Result<Option<KeyOutcome>, Failure> {
+        match listed {
+            ListedKey::Pair(pair) => self.compare(self.pair(pair)).await.map(Some),
+            ListedKey::Refused(refused) => {
+                let is_in_scope = refused.is_in_scope(&self.scope);
+                Ok(is_in_scope.then_some(KeyOutcome::Refused(refused)))
+            }
+        }
+    }
+
+    async fn compare(&self, mut pair: Pair) -> Result<KeyOutcome, Failure> {
         let mut judged = self.judge(&mut pair).await?;
         if !judged.findings.is_empty() {
-            // The two lists are of different moments. The destination's comes first now: a replica
-            // is there later than its original.
-            let (from, to) = (&self.rule.source.bucket, &self.rule.destination.bucket);
-            let shown = list_key(self.destination, (Side::Destination, to), &pair.target).await?;
-            let source = list_key(self.source, (Side::Source, from), &pair.key).await?;
-            pair = self.pair(ListedPair {
-                key: pair.key,
-                target: pair.target,
-                source,
-                shown,
-            });
+            // The two lists are of different moments.
+            pair = match list_pair(self.rule, self.ends(), pair.key).await? {
+                ListedKey::Pair(listed) => self.pair(listed),
+                ListedKey::Refused(refused) => return Ok(KeyOutcome::Refused(refused)),
+            };
             judged = self.judge(&mut pair).await?;
         }
         let mut findings = Vec::new();
@@ -347,7 +303,7 @@ impl<'a> Verifier<'a> {
         if self.deep.as_ref().is_some_and(is_deep) {
             Box::pin(self.compare_deep(&mut compared, &judged.replicas)).await?;
         }
-        Ok(compared)
+        Ok(KeyOutcome::Compared(compared))
     }
 
     /// Says whether the lists of a key leave a doubt that all in scope is there. What is younger, the
@@ -379,23 +335,6 @@ impl<'a> Verifier<'a> {
             findings: histories.compare(self.rule.history),
             replicas: owned(histories.pair_replicas(self.rule.history)),
         })
-    }
-
-    /// Claims what an object without a stamp is the replica of, as the daemon does.
-    async fn claim_unstamped(
-        &self,
-        pair: &Pair,
-        entry: &SourceVersion,
-        (head, newer): (&ResponseHead, &[VersionRef]),
-    ) -> Result<Option<OriginClaim>, Failure> {
-        let (from, to) = (self.at(Side::Source), self.at(Side::Destination));
-        let object = UnstampedObject {
-            entry,
-            shown: (to.0, to.1, &pair.target),
-            source: (from.0, from.1, &pair.key),
-        };
-        let listed = pair.source.iter().map(|(entry, _)| entry);
-        object.claim(self.rule, head, listed, newer).await
     }
 
     /// Says of each entry whether it has to have a replica.
@@ -445,31 +384,25 @@ impl<'a> Verifier<'a> {
         (wanted, shown)
     }
 
-    /// Says why a version is missing, where that is known.
-    async fn explain(
+    pub(super) fn head_of<'c>(&'c self, side: Side, key: &'c Key) -> S3Request<'c> {
+        S3Request::head_object(side, self.at(side).1, key)
+    }
+
+    pub(super) fn at(&self, side: Side) -> (&AccountClients, &Bucket) {
+        match side {
+            Side::Source => (self.source, &self.rule.source.bucket),
+            Side::Destination | Side::Write | Side::Prepare => {
+                (self.destination, &self.rule.destination.bucket)
+            }
+        }
+    }
+
+    async fn read_source(
         &self,
-        pair: &Pair,
-        finding: &HistoryDifference,
-    ) -> Result<Option<Explanation>, Failure> {
-        let Some(version) = finding.source.as_ref() else {
-            return Ok(None);
-        };
-        if finding.difference != Difference::Missing {
-            return Ok(None);
-        }
-        let mut entries = pair.source.iter().map(|(entry, _)| entry);
-        let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
-        let entry = entries.find(|entry| entry.version == *version);
-        if entry.is_some_and(is_object)
-            && let Some(entry) = entry
-            && let Some(reason) = self.why_not_eligible(&pair.key, entry).await?
-        {
-            return Ok(Some(Explanation::Skipped(reason)));
-        }
-        let parked = self.parked.as_ref().and_then(|parked| {
-            let key = pair.key.as_str().to_owned();
-            parked.get(&(key, Some(version.id.as_str().to_owned())))
-        });
-        Ok(parked.cloned().map(Explanation::Parked))
+        key: &Key,
+        id: &VersionId,
+    ) -> Result<Option<ResponseHead>, Failure> {
+        let head = self.head_of(Side::Source, key);
+        read_head(self.source, head.version(id.as_str())).await
     }
 }

@@ -30,8 +30,18 @@ async fn run(
     settings: &Settings,
     arguments: &BackfillArguments,
 ) -> Result<BackfillSummary, String> {
+    run_telling(sim, settings, arguments, |_| {}).await
+}
+
+/// The same, and how far it is goes where it is said.
+async fn run_telling(
+    sim: &Sim,
+    settings: &Settings,
+    arguments: &BackfillArguments,
+    tell: impl FnMut(&str),
+) -> Result<BackfillSummary, String> {
     let (given, never) = (sim.given(COMMAND), std::future::pending());
-    let run = Box::pin(backfill(settings, arguments, Some(&given), never));
+    let run = Box::pin(backfill(settings, arguments, Some(&given), never, tell));
     run.await.map_err(|error| format!("{error:#}"))
 }
 
@@ -445,4 +455,124 @@ fn routers_that_die_with_hints_in_hand_lose_none() {
             assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new(), "{seed}");
         });
     }
+}
+
+#[test]
+fn keys_that_cannot_be_replicated_and_those_of_no_use_are_counted_and_passed() {
+    simulate(9, async |mut sim| {
+        sim.share();
+        for key in ["in/", "in/one", "in/two", "other"] {
+            sim.put(key, b"one").await;
+        }
+        let mut settings = fleet::settings(&mut sim, "", AWS);
+        settings.rules[0].filter.prefix = "in/".to_owned();
+        settings.rules[0].rewrite = Some(String::new());
+        let summary = run(&sim, &settings, &arguments()).await.unwrap();
+        let counts = &summary.counts;
+        assert_eq!((counts.keys, counts.sent, counts.impossible), (3, 2, 1));
+
+        let dir = sim.dir.path();
+        let (list, report) = (dir.join("list.csv"), dir.join("report.csv"));
+        std::fs::write(
+            &list,
+            "orders,in%2F\norders,other\norders,in%2Fone\norders,in%2Fgone\norders,other\n",
+        )
+        .unwrap();
+        let mut named = BackfillArguments {
+            from: Some(ManifestLocation::Path(list)),
+            report: Some(report.clone()),
+            ..arguments()
+        };
+        let summary = run(&sim, &settings, &named).await.unwrap();
+        let counts = &summary.counts;
+        assert_eq!((counts.keys, counts.sent, counts.impossible), (2, 1, 1));
+        assert_eq!((counts.outside, counts.absent), (2, 1));
+        let text = summary.text();
+        for words in [
+            "1 keys cannot be replicated, DstKeyTooLong",
+            "2 are outside",
+            "1 are not in the source",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let rows = std::fs::read_to_string(report).unwrap();
+        assert!(
+            rows.starts_with("orders,in/,,failed,DstKeyTooLong,,"),
+            "{rows}"
+        );
+        assert_eq!(rows.lines().count(), 2, "{rows}");
+
+        named.report = None;
+        named.prefix = Some("out/".to_owned());
+        let error = run(&sim, &settings, &named).await.unwrap_err();
+        assert!(
+            error.contains("no key of rule \"orders\" begins with \"out/\""),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn one_that_was_through_when_it_was_killed_begins_anew_and_one_that_goes_on_says_so() {
+    simulate(10, async |mut sim| {
+        sim.share();
+        sim.fill("some/", 300, 3).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        let daemon = fleet::lone(&mut sim, "", AWS).await;
+        assert!(!run_and_kill(&sim, &settings, 12).await);
+        let cursors = std::fs::read_dir(&settings.state_dir).unwrap();
+        let is_cursor = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("backfill-") && name.ends_with(".json")
+        };
+        let path = cursors.map(|file| file.unwrap().path()).find(is_cursor);
+        let path = path.expect("the cursor of a run that was killed");
+        let cursor: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let begun = cursor["begun"].as_str().unwrap().to_owned();
+
+        let mut told = Vec::new();
+        let tell = |line: &str| told.push(line.to_owned());
+        let summary = run_telling(&sim, &settings, &arguments(), tell)
+            .await
+            .unwrap();
+        assert!(
+            told[0].contains(&format!("goes on with the run of {begun}")),
+            "{told:?}"
+        );
+        assert_eq!((summary.resumed, &summary.begun), (true, &begun));
+        assert_eq!(summary.counts.keys, 300);
+        sim.drained().await;
+
+        let mut through = cursor;
+        through["ranges"] = serde_json::json!([null]);
+        std::fs::write(&path, through.to_string()).unwrap();
+        // No event tells of it: none is posted.
+        sim.put("late", b"one").await;
+        let summary = run(&sim, &settings, &arguments()).await.unwrap();
+        assert_eq!((summary.resumed, summary.counts.sent), (false, 1));
+        sim.drained().await;
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn one_that_waits_for_a_daemon_says_so_now_and_then() {
+    simulate(11, async |mut sim| {
+        sim.share();
+        sim.fill("some/", 300, 3).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        let (mut told, arguments) = (Vec::new(), arguments());
+        let tell = |line: &str| told.push(line.to_owned());
+        tokio::select! {
+            biased;
+            summary = run_telling(&sim, &settings, &arguments, tell) => panic!("{summary:?}"),
+            () = sim.pass(Duration::from_secs(100)) => {}
+        }
+        let waits = told.iter().filter(|line| {
+            line.contains("waits: 200 messages are in the queue work.fifo")
+                && line.contains("a daemon runs")
+        });
+        assert_eq!(waits.count(), 3, "{told:?}");
+    });
 }

@@ -75,6 +75,8 @@ mod strangers;
 // What verify finds of what was broken, and what daemons find by themselves.
 mod rounds;
 mod verified;
+// What it cannot compare is named, and so by `backfill`.
+mod uncompared;
 // What is there though a store does not say so.
 mod unlisted;
 mod uploads;

@@ -14,7 +14,7 @@ use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::{Failure, Reason, error_chain};
-use replicator_core::object::{Key, escape_controls};
+use replicator_core::object::{Key, VersionId, escape_controls};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
@@ -154,12 +154,17 @@ async fn list(daemon: &DaemonClient, which: &Which, json: bool) -> anyhow::Resul
     Ok(table(&listing))
 }
 
-/// Asks the running daemon why versions are parked, by source key and version; none if it does not
-/// answer. Of more than an answer holds the rest is left out.
-pub(crate) async fn parked_versions(
-    settings: &Settings,
-    rule: &str,
-) -> Option<HashMap<(String, Option<String>), String>> {
+/// Why versions of a rule are parked, as far as the daemon lists that.
+#[derive(Debug)]
+pub(crate) struct ParkedVersions {
+    /// By the key and the version at the source.
+    reasons: HashMap<(String, Option<String>), String>,
+    /// How many parked tasks the list leaves out.
+    pub(crate) unlisted: u64,
+}
+
+/// Asks the running daemon why versions are parked; none if it does not answer.
+pub(crate) async fn parked_versions(settings: &Settings, rule: &str) -> Option<ParkedVersions> {
     let which = Which {
         rule: Some(rule.to_owned()),
         ..Which::default()
@@ -167,8 +172,30 @@ pub(crate) async fn parked_versions(
     let daemon = DaemonClient::of_settings(settings);
     let answer = list(&daemon, &which, true).await.ok()?;
     let listing: FailureList = serde_json::from_str(&answer).ok()?;
-    let reason = |row: FailureRow| ((row.key, row.version), row.reason);
-    Some(listing.failures.into_iter().map(reason).collect())
+    Some(ParkedVersions::from(listing))
+}
+
+impl From<FailureList> for ParkedVersions {
+    fn from(FailureList { total, failures }: FailureList) -> Self {
+        let unlisted = total.saturating_sub(failures.len() as u64);
+        let reason = |row: FailureRow| ((row.key, row.version), row.reason);
+        Self {
+            reasons: failures.into_iter().map(reason).collect(),
+            unlisted,
+        }
+    }
+}
+
+impl ParkedVersions {
+    /// Says why a version is parked. A hint names none: it is parked for all that its key misses.
+    pub(crate) fn reason(&self, key: &Key, version: &VersionId) -> Option<&String> {
+        let key = key.as_str();
+        let of = |version: Option<&VersionId>| {
+            let version = version.map(|version| version.as_str().to_owned());
+            self.reasons.get(&(key.to_owned(), version))
+        };
+        of(Some(version)).or_else(|| of(None))
+    }
 }
 
 /// Tries again what is parked, and says how much that is.
@@ -444,6 +471,28 @@ mod tests {
         let lines: Vec<String> = retry_summary(&some).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "trying 3 parked tasks again");
         assert!(lines[1].starts_with("2 stay parked"));
+    }
+
+    #[test]
+    fn what_a_hint_was_parked_for_counts_for_all_versions_of_its_key() {
+        let row = |version: Option<&str>, reason: &str| {
+            serde_json::json!({
+                "rule": "orders", "source": "", "destination": "", "key": "a", "version": version,
+                "action": "put", "reason": reason, "detail": "", "since": null, "age_seconds": 0, "tries": 0,
+            })
+        };
+        let failures = [row(None, "hinted"), row(Some("v1"), "by event")];
+        let listing = serde_json::json!({"total": 12, "failures": failures});
+        let listing: FailureList = serde_json::from_value(listing).unwrap();
+        let parked = ParkedVersions::from(listing);
+        let reason = |key: &str, version: &str| {
+            let (key, version) = (Key::try_from(key), VersionId::try_from(version));
+            parked.reason(&key.unwrap(), &version.unwrap()).cloned()
+        };
+        assert_eq!(reason("a", "v1").as_deref(), Some("by event"));
+        assert_eq!(reason("a", "v2").as_deref(), Some("hinted"));
+        assert_eq!(reason("b", "v1"), None);
+        assert_eq!(parked.unlisted, 10);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use futures::{TryStreamExt as _, future, stream};
+use futures::{TryStreamExt as _, stream};
 use replicator_config::Settings;
 use replicator_core::failure::Failure;
 use replicator_core::object::Key;
@@ -17,15 +17,13 @@ use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
 
-use super::report::Counts;
-use super::{BackfillArguments, Finder, Found};
+use super::report::{Counts, Found, KeyVerdict};
+use super::{BackfillArguments, Finder};
 use crate::clock;
 use crate::manifest::{ManifestReader, ManifestStore};
-use crate::objects::list_key;
-use crate::reconcile::listing::{PAGE_ENTRIES_MAX, VersionLister};
-use crate::s3::accounts::error::Side;
+use crate::reconcile::listing::{KeyRange, PAGE_ENTRIES_MAX, VersionLister};
 use crate::sqs::work_queues::digest_words;
-use crate::verify::keys::{KeyPairs, KeyRange, ListedPair};
+use crate::verify::keys::{KeyPairs, list_pair};
 
 // More than are read at a time, so that one that is longer than the others has company to the end.
 const RANGES_WANTED: usize = 32;
@@ -42,8 +40,12 @@ const MARKER_BYTES_MAX: usize = 1_024 - LAST.len_utf8();
 /// Comes after every other character: <https://www.unicode.org/versions/Unicode16.0.0/core-spec/chapter-2/#G13708>
 const LAST: char = '\u{10ffff}';
 
-// Keys of a manifest that are listed at a time, at both sides.
-const NAMED_AT_ONCE: usize = 32;
+// Keys of a manifest that are listed at a time, at one side after the other.
+const NAMED_AT_ONCE: usize = 64;
+
+/// A key that a manifest names and its place there, none at its end; and how many before it are none
+/// of the rule's.
+type Named = (Option<(Key, String)>, u64);
 
 impl<'a> Finder<'a> {
     /// Opens the manifest that names the keys, if one does.
@@ -80,48 +82,57 @@ impl<'a> Finder<'a> {
             let position = serde_json::from_str(place).context("the cursor is damaged")?;
             manifest.skip_to(position).await?;
         }
-        let named = stream::try_unfold(manifest, |mut manifest| async move {
-            let named = manifest.next_key().await?;
-            let place = serde_json::to_string(&manifest.position())?;
-            anyhow::Ok(named.map(|key| ((key, place), manifest)))
+        let named = stream::try_unfold(Some(manifest), |manifest| self.next_named(manifest));
+        let judged = named.map_ok(|(named, outside)| async move {
+            Ok(Found {
+                outside,
+                ..self.judge_named(named).await?
+            })
         });
-        let is_ours = |key: &Key| {
-            key.as_str().starts_with(self.prefix) && self.rule.filter.admits_key(key).is_ok()
-        };
-        let named = named.try_filter(|(key, _)| future::ready(is_ours(key)));
-        let judged = named.map_ok(|(key, place)| self.judge_named(key, place));
         let mut judged = std::pin::pin!(judged.try_buffered(NAMED_AT_ONCE));
-        let mut pages = 0;
         while let Some(judged) = judged.try_next().await? {
-            pages += 2;
             let range = *range;
             found.send(Found { range, ..judged }).await?;
         }
-        let end = Found {
-            range: *range,
-            pages,
-            ..Found::default()
-        };
-        Ok(found.send(end).await?)
+        Ok(())
     }
 
-    async fn judge_named(&self, key: Key, place: String) -> anyhow::Result<Found> {
-        let target = self.rule.destination_key(&key)?;
-        let (from, to) = (&self.rule.source.bucket, &self.rule.destination.bucket);
-        let source = list_key(self.source, (Side::Source, from), &key);
-        let shown = list_key(self.destination, (Side::Destination, to), &target);
-        let (source, shown) = tokio::try_join!(source, shown)?;
-        let place = Some(place);
-        let pair = ListedPair {
-            key,
-            target,
-            source,
-            shown,
+    /// Returns the next key that may be the rule's, with its place, and how many before it are none;
+    /// without a key what is behind the last.
+    async fn next_named<'m>(
+        &self,
+        manifest: Option<ManifestReader<'m>>,
+    ) -> anyhow::Result<Option<(Named, Option<ManifestReader<'m>>)>> {
+        let Some(mut manifest) = manifest else {
+            return Ok(None);
         };
-        Ok(Found {
-            place,
-            ..self.judge(pair)
-        })
+        let mut outside = 0;
+        while let Some(key) = manifest.next_key().await? {
+            let is_below = key.as_str().starts_with(self.prefix);
+            if is_below && self.rule.filter.admits_key(&key).is_ok() {
+                let place = serde_json::to_string(&manifest.position())?;
+                return Ok(Some(((Some((key, place)), outside), Some(manifest))));
+            }
+            outside += 1;
+        }
+        Ok(Some(((None, outside), None)))
+    }
+
+    async fn judge_named(&self, named: Option<(Key, String)>) -> anyhow::Result<Found> {
+        let Some((key, place)) = named else {
+            return Ok(Found::default());
+        };
+        let listed = list_pair(self.rule, (self.source, self.destination), key).await?;
+        let is_absent = listed.is_absent();
+        let mut found = Found {
+            place: Some(place),
+            pages: 2,
+            ..self.judge(listed)
+        };
+        if is_absent {
+            found.state = KeyVerdict::Absent;
+        }
+        Ok(found)
     }
 
     /// Reads what is left of a range, and passes on each key in order, then that it is through.
@@ -132,11 +143,11 @@ impl<'a> Finder<'a> {
     ) -> anyhow::Result<()> {
         let ends = (self.source, self.destination);
         let mut pairs = KeyPairs::new(self.rule, ends, Some(self.prefix))?.within(keys);
-        while let Some(pair) = pairs.next_pair().await? {
+        while let Some(listed) = pairs.next_pair().await? {
             found
                 .send(Found {
                     range,
-                    ..self.judge(pair)
+                    ..self.judge(listed)
                 })
                 .await?;
         }
@@ -348,7 +359,8 @@ impl CursorFile {
         }
     }
 
-    /// Reads how far a run with this task came; none where there is none, or it had another task.
+    /// Reads how far a run with this task came; none where there is none, it had another task, or it
+    /// is through: then it was killed before its file was removed.
     pub(super) fn read(&self, task: &str) -> anyhow::Result<Option<Cursor>> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -357,7 +369,8 @@ impl CursorFile {
         };
         let cursor: Cursor = serde_json::from_slice(&text)
             .with_context(|| self.trouble("is damaged; --restart begins anew"))?;
-        Ok(Some(cursor).filter(|cursor| cursor.task == task))
+        let is_left = cursor.ranges_done() < cursor.ranges.len();
+        Ok(Some(cursor).filter(|cursor| cursor.task == task && is_left))
     }
 
     /// Writes it to disk under another name first: what is read is always whole.

@@ -9,16 +9,15 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::Found;
-use crate::process::Log;
-
 /// What was found so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Keys that a version of is in scope.
     pub keys: u64,
@@ -40,8 +39,76 @@ pub struct Counts {
     pub old_versions: u64,
     /// The keys of these.
     pub old_keys: u64,
+    /// Keys whose replica would have one that S3 cannot hold: not sent.
+    pub impossible: u64,
+    /// Keys with more versions than a task reads: not sent.
+    pub crowded: u64,
+    /// Keys that the manifest names and the rule, or the prefix, leaves out.
+    pub outside: u64,
+    /// Keys that the manifest names and the source bucket does not have.
+    pub absent: u64,
     /// Pages that were listed.
     pub lists: u64,
+}
+
+/// What the lists say of a key.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// None of what only ends a range.
+    pub(super) key: Option<Key>,
+    pub(super) range: usize,
+    /// Where reading goes on after it, if not after the key.
+    pub(super) place: Option<String>,
+    pub(super) state: KeyVerdict,
+    /// The versions in scope that have no proved replica, where it is to be sent.
+    pub(super) copies: Copies,
+    /// The delete markers in scope, likewise.
+    pub(super) markers: u64,
+    /// How many versions only the rule's start keeps out of scope.
+    pub(super) old: u64,
+    /// How many keys that the manifest names before it are none of the rule's.
+    pub(super) outside: u64,
+    /// Pages that were read for it, or of a range that is through.
+    pub(super) pages: u64,
+}
+
+/// What is to be done about a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum KeyVerdict {
+    /// Nothing: it has no version in scope.
+    #[default]
+    OutOfScope,
+    /// Nothing: the manifest names it, and the source does not have it.
+    Absent,
+    /// Nothing: all in scope is proved to be there.
+    Equal,
+    /// Its hint is to be sent.
+    ToSend,
+    /// Its replica would have a key that S3 cannot hold.
+    Impossible,
+    /// It has more versions than a task reads.
+    Crowded,
+}
+
+/// Versions to be copied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Copies {
+    versions: u64,
+    bytes: u64,
+    /// Requests that reading them takes, and as many to write them.
+    requests: u64,
+    pub(super) size_bytes_max: u64,
+}
+
+impl Copies {
+    pub(super) fn add(&mut self, size_bytes: u64) {
+        let parts = size_bytes.div_ceil(PART_BYTES).max(1);
+        let extra = if parts > 1 { 2 } else { 0 };
+        self.versions += 1;
+        self.bytes += size_bytes;
+        self.requests += parts + extra;
+        self.size_bytes_max = self.size_bytes_max.max(size_bytes);
+    }
 }
 
 // As docs/performance.md has it: what is larger goes in parts of this size.
@@ -53,22 +120,48 @@ impl Counts {
         self.lists += found.pages;
         self.old_versions += found.old;
         self.old_keys += u64::from(found.old > 0);
-        if found.is_in_scope {
-            self.keys += 1;
+        self.outside += found.outside;
+        self.keys += u64::from(found.is_in_scope());
+        match found.state {
+            KeyVerdict::OutOfScope => {}
+            KeyVerdict::Absent => self.absent += 1,
+            KeyVerdict::Equal => self.equal += 1,
+            KeyVerdict::Impossible => self.impossible += 1,
+            KeyVerdict::Crowded => self.crowded += 1,
+            KeyVerdict::ToSend => {
+                let copies = &found.copies;
+                self.versions += copies.versions;
+                self.bytes += copies.bytes;
+                self.markers += found.markers;
+                self.puts += copies.requests;
+                self.gets += copies.requests + found.markers;
+            }
         }
-        if !found.is_to_send() {
-            self.equal += u64::from(found.is_in_scope);
-            return;
-        }
-        self.markers += found.markers;
-        self.gets += found.markers;
-        for size in &found.sizes {
-            let parts = size.div_ceil(PART_BYTES).max(1);
-            let extra = if parts > 1 { 2 } else { 0 };
-            self.versions += 1;
-            self.bytes += size;
-            self.puts += parts + extra;
-            self.gets += parts + extra;
+    }
+
+    /// Counts the keys that are, or were, to be sent.
+    pub(super) fn hints(&self) -> u64 {
+        self.keys - self.equal - self.impossible - self.crowded
+    }
+}
+
+impl Found {
+    pub(super) fn is_to_send(&self) -> bool {
+        self.state == KeyVerdict::ToSend
+    }
+
+    fn is_in_scope(&self) -> bool {
+        !matches!(self.state, KeyVerdict::OutOfScope | KeyVerdict::Absent)
+    }
+
+    /// Says what the report has of it; none of what is not in scope.
+    pub(super) fn status(&self) -> Option<TaskStatus<'static>> {
+        match self.state {
+            KeyVerdict::OutOfScope | KeyVerdict::Absent => None,
+            KeyVerdict::Equal => Some(TaskStatus::Skipped),
+            KeyVerdict::ToSend => Some(TaskStatus::Succeeded),
+            KeyVerdict::Impossible => Some(TaskStatus::Refused(Reason::DstKeyTooLong)),
+            KeyVerdict::Crowded => Some(TaskStatus::Refused(Reason::KeyVersionsTooMany)),
         }
     }
 }
@@ -84,6 +177,10 @@ pub struct BackfillSummary {
     pub queue: String,
     /// Since when versions are in scope.
     pub since: String,
+    /// When the run began.
+    pub begun: String,
+    /// Whether it was broken off before, and went on.
+    pub resumed: bool,
     /// What was found.
     #[serde(flatten)]
     pub counts: Counts,
@@ -109,7 +206,8 @@ const FIFO_DOLLARS: f64 = 0.5 / 1e6;
 impl Cost {
     /// Reckons with one list of a key by its worker, and with messages that are sent, received and
     /// deleted by tens, in so many queues one after the other.
-    pub(super) fn of(counts: &Counts, hints: u64, queues: u64) -> Self {
+    pub(super) fn of(counts: &Counts, queues: u64) -> Self {
+        let hints = counts.hints();
         let (lists, sqs) = (counts.lists + hints, 3 * queues * hints.div_ceil(10));
         let dollars = (lists + counts.puts) as f64 * WRITE_DOLLARS
             + counts.gets as f64 * READ_DOLLARS
@@ -139,13 +237,14 @@ impl BackfillSummary {
         } = self.counts;
         let (bytes, queue) = (HumanBytes(self.counts.bytes), &self.queue);
         let (did, sent) = match self.dry_run {
-            true => ("would send", keys - equal),
+            true => ("would send", self.counts.hints()),
             false => ("sent", sent),
         };
         let mut text = format!(
             "{did} hints for {sent} of {keys} keys to {queue}: at most {versions} versions ({bytes}) and {markers} \
              delete markers have to be written; {equal} keys are equal already"
         );
+        text.push_str(&self.exceptions());
         if old_versions > 0 {
             text.push_str(&format!(
                 "\n{old_versions} versions of {old_keys} keys are older than since = {} and are left out; set `since` \
@@ -173,6 +272,42 @@ impl BackfillSummary {
         text
     }
 
+    /// Tells of the keys that nothing was sent for though they are named, or in scope, and of a run
+    /// that went on.
+    fn exceptions(&self) -> String {
+        let Counts {
+            impossible,
+            crowded,
+            outside,
+            absent,
+            ..
+        } = self.counts;
+        let (too_long, too_many) = (Reason::DstKeyTooLong, Reason::KeyVersionsTooMany);
+        let mut text = String::new();
+        for (keys, reason) in [(impossible, too_long), (crowded, too_many)] {
+            if keys > 0 {
+                let (what, remedy) = (reason.sentence(), reason.remedy());
+                text.push_str(&format!(
+                    "\n{keys} keys cannot be replicated, {reason}: {what} Fix: {remedy}"
+                ));
+            }
+        }
+        if outside + absent > 0 {
+            text.push_str(&format!(
+                "\nof the keys that the manifest names, {outside} are outside the rule's filter or the prefix, and \
+                 {absent} are not in the source bucket"
+            ));
+        }
+        if self.resumed {
+            text.push_str(&format!(
+                "\nthe run of {} was broken off and went on: what changed meanwhile in the keys before its place was not \
+                 looked at",
+                self.begun
+            ));
+        }
+        text
+    }
+
     /// Writes it as a line of JSON.
     pub fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
@@ -188,6 +323,8 @@ pub(super) enum TaskStatus<'a> {
     Skipped,
     /// The queue does not have its hint.
     Failed(&'a str),
+    /// No hint of it would bring anything.
+    Refused(Reason),
 }
 
 /// The report, a row a key:
@@ -235,6 +372,10 @@ impl CompletionReport {
         match status {
             TaskStatus::Succeeded => writeln!(self.file, "{bucket},{key},,succeeded,,200,sent"),
             TaskStatus::Skipped => writeln!(self.file, "{bucket},{key},,skipped,,,equal"),
+            TaskStatus::Refused(reason) => {
+                let words = quoted(reason.sentence());
+                writeln!(self.file, "{bucket},{key},,failed,{reason},,{words}")
+            }
             TaskStatus::Failed(reason) => {
                 let code = reason.split([':', ' ']).next().unwrap_or_default();
                 let (code, reason) = (quoted(code), quoted(reason));
@@ -256,10 +397,11 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-/// Shows how far a backfill is: a bar on a terminal, else lines of JSON, both on standard error.
-#[derive(Debug)]
-pub(super) struct ProgressDisplay {
+/// Shows how far a backfill is: a bar on a terminal, else lines of JSON.
+pub(super) struct ProgressDisplay<'a> {
     bar: Option<ProgressBar>,
+    /// Where lines go.
+    tell: Box<dyn FnMut(&str) + 'a>,
     began: Instant,
     /// When a line was written last, and for how many keys a run had counted when it began.
     told: Instant,
@@ -268,9 +410,9 @@ pub(super) struct ProgressDisplay {
 
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
-impl ProgressDisplay {
+impl<'a> ProgressDisplay<'a> {
     /// Begins to show a run of so many ranges.
-    pub(super) fn begin(ranges: usize, keys_before: u64) -> Self {
+    pub(super) fn begin(ranges: usize, keys_before: u64, tell: impl FnMut(&str) + 'a) -> Self {
         let style = ProgressStyle::with_template(
             "{bar:30} {pos}/{len} ranges, {msg}, {elapsed} so far, {eta} left",
         );
@@ -281,6 +423,7 @@ impl ProgressDisplay {
         let now = Instant::now();
         Self {
             bar,
+            tell: Box::new(tell),
             began: now,
             told: now,
             keys_before,
@@ -307,7 +450,15 @@ impl ProgressDisplay {
                 "ranges": ranges,
                 "keys_per_second": rate.round(),
             });
-            let _infallible = writeln!(Log, "{line}");
+            (self.tell)(&line.to_string());
+        }
+    }
+
+    /// Tells of something beside that.
+    pub(super) fn note(&mut self, words: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(words),
+            None => (self.tell)(&json!({ "note": words }).to_string()),
         }
     }
 
@@ -351,13 +502,14 @@ mod tests {
     fn a_million_small_objects_cost_what_the_page_on_costs_says() {
         let mut counts = Counts::default();
         for _ in 0..1_000 {
-            counts.add_found(&Found {
-                sizes: vec![10_000],
-                is_in_scope: true,
+            let mut found = Found {
+                state: KeyVerdict::ToSend,
                 ..Found::default()
-            });
+            };
+            found.copies.add(10_000);
+            counts.add_found(&found);
         }
-        let dollars = Cost::of(&counts, 1_000, 1).dollars * 1_000.0;
+        let dollars = Cost::of(&counts, 1).dollars * 1_000.0;
         // 10.40 for S3, as random keys, and three tenths of a request to a FIFO queue.
         assert!((dollars - 10.55).abs() < 0.001, "{dollars}");
     }

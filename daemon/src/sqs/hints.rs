@@ -10,6 +10,7 @@ use replicator_core::event::{self, Event, EventKind};
 use replicator_core::object::{Key, NameError};
 use replicator_core::retry;
 use replicator_core::rule::Rule;
+use tokio::time::Instant;
 
 use crate::ledger::records::TargetKey;
 use crate::s3::accounts::Accounts;
@@ -22,13 +23,6 @@ pub(crate) struct Hint {
     pub(crate) key: Key,
     /// The size of the largest object that may have to be copied: large ones have slots of their own.
     pub(crate) size_bytes: u64,
-}
-
-/// What became of hints.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct SentHints {
-    /// Those that no queue has, by their places, and why.
-    pub(crate) failed: Vec<(usize, String)>,
 }
 
 /// Sends hints of one rule.
@@ -50,6 +44,9 @@ const WAITING_MAX: u64 = 200;
 
 // How soon a queue without room is asked again.
 const ASKED_EVERY: Duration = Duration::from_millis(500);
+
+// Workers that work make room within seconds.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 // Beside the tries of each batch: some minutes, for what passes by itself.
 const ATTEMPTS_MAX: u32 = 8;
@@ -89,46 +86,51 @@ impl HintSender {
         &self.access.queue
     }
 
-    /// Sends hints as the queue has room for them, and what was refused a few times.
-    pub(crate) async fn send(&mut self, hints: &[Hint]) -> SentHints {
-        let (mut items, mut places, mut sent) = (Vec::new(), Vec::new(), SentHints::default());
-        for (place, hint) in hints.iter().enumerate() {
+    /// Sends hints as the queue has room for them, and what was refused a few times; says now and
+    /// then that it waits for room. Returns the keys whose hints no queue has, and why.
+    pub(crate) async fn send(
+        &mut self,
+        hints: &[Hint],
+        mut tell: impl FnMut(&str),
+    ) -> Vec<(Key, String)> {
+        let (mut items, mut keys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for hint in hints {
             match self.work_item(hint) {
                 Ok(item) => {
                     items.push(item);
-                    places.push(place);
+                    keys.push(hint.key.clone());
                 }
-                Err(error) => sent.failed.push((place, error.to_string())),
+                Err(error) => failed.push((hint.key.clone(), error.to_string())),
             }
         }
         let mut attempt = 1;
-        while let Err(reason) = self.try_send(&mut items, &mut places).await {
+        while let Err(reason) = self.try_send(&mut items, &mut keys, &mut tell).await {
             if attempt == ATTEMPTS_MAX {
-                let failed = places.iter().map(|place| (*place, reason.clone()));
-                sent.failed.extend(failed);
+                failed.extend(keys.into_iter().map(|key| (key, reason.clone())));
                 break;
             }
             tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
             attempt += 1;
         }
-        sent
+        failed
     }
 
     /// Sends items, and leaves those that the queue does not have yet; an error says why.
     async fn try_send(
         &mut self,
         items: &mut Vec<WorkItem>,
-        places: &mut Vec<usize>,
+        keys: &mut Vec<Key>,
+        tell: &mut impl FnMut(&str),
     ) -> Result<(), String> {
         while !items.is_empty() {
-            let room = usize::try_from(self.find_room().await?).unwrap_or(usize::MAX);
+            let room = usize::try_from(self.find_room(tell).await?).unwrap_or(usize::MAX);
             let now = items.get(..room).unwrap_or(items);
             let (is_sent, trouble) = self.queues.send_and_explain(now).await;
             let taken = is_sent.iter().filter(|is_sent| **is_sent).count();
             self.room = self.room.saturating_sub(taken as u64);
             let is_left = |at: usize| !is_sent.get(at).copied().unwrap_or(false);
             retain_places(items, is_left);
-            retain_places(places, is_left);
+            retain_places(keys, is_left);
             if taken < is_sent.len() {
                 return Err(trouble.unwrap_or_else(|| UNEXPLAINED.to_owned()));
             }
@@ -138,15 +140,28 @@ impl HintSender {
 
     /// Waits until the queue has room, and says for how many. A queue that events wait in is never
     /// filled with hints.
-    async fn find_room(&mut self) -> Result<u64, String> {
+    async fn find_room(&mut self, tell: &mut impl FnMut(&str)) -> Result<u64, String> {
+        let mut told = Instant::now();
         while self.room == 0 {
             let waiting = self.access.count_waiting().await?;
             self.room = WAITING_MAX.saturating_sub(waiting);
-            if self.room == 0 {
-                tokio::time::sleep(ASKED_EVERY).await;
+            if self.room > 0 {
+                break;
             }
+            if told.elapsed() >= TOLD_EVERY {
+                told = Instant::now();
+                tell(&self.waiting_words(waiting));
+            }
+            tokio::time::sleep(ASKED_EVERY).await;
         }
         Ok(self.room)
+    }
+
+    fn waiting_words(&self, waiting: u64) -> String {
+        let (queue, rule) = (self.queue().name(), &self.rule.id);
+        format!(
+            "waits: {waiting} messages are in the queue {queue}, and hints are sent while it has fewer than {WAITING_MAX};              see that a daemon runs and takes them, and that rule {rule:?} is not paused"
+        )
     }
 
     /// Writes a hint as the event of a new object that names no version: no ledger answers it, and

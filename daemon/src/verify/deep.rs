@@ -14,8 +14,8 @@ use replicator_core::object::{Key, Timestamp, parse_rfc3339};
 use replicator_core::plan::SourceVersion;
 use sha2::{Digest, Sha256};
 
-use super::keys::is_archived;
-use super::{Compared, Explanation, Pair, Verifier};
+use super::report::{Compared, Explanation, is_archived};
+use super::{Pair, Verifier};
 use crate::clock;
 use crate::reconcile::attributes::{
     Attributes, ENCRYPTION, ENCRYPTION_KEY, LEGAL_HOLD, LOCK_MODE, RETAIN_UNTIL, STAMP,
@@ -23,7 +23,7 @@ use crate::reconcile::attributes::{
 };
 use crate::reconcile::envelope::{may_be_rewrapped, may_hold_key};
 use crate::reconcile::{Tags, lay_out, read_tags};
-use crate::s3::accounts::error::{Side, from_sdk_error};
+use crate::s3::accounts::error::{Side, from_sdk_error, object_refusal};
 use crate::s3::client::{BodyReader, ResponseHead, S3Request, plain_text};
 
 /// Which share of the keys a sample takes.
@@ -70,8 +70,14 @@ impl Verifier<'_> {
         replicas: &[(SourceVersion, SourceVersion)],
     ) -> Result<(), Failure> {
         for (original, replica) in replicas {
-            let Some(pair) = self.read_pair(&compared.pair, (original, replica)).await? else {
-                continue;
+            let pair = match self.read_pair(&compared.pair, (original, replica)).await {
+                Ok(Some(pair)) => pair,
+                Ok(None) => continue,
+                Err(failure) => {
+                    let why = object_refusal(&failure).ok_or(failure)?;
+                    compared.uncompared.push(why);
+                    continue;
+                }
             };
             let mut found: Vec<Differing> = self.compare_headers(&pair);
             found.extend(self.compare_lock(&pair).await?);
@@ -95,8 +101,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Reads what both sides state of a version; none if one of them is gone by now, or nothing
-    /// may be read of it.
+    /// Reads what both sides state of a version; none if one of them is gone by now.
     async fn read_pair<'p>(
         &self,
         pair: &'p Pair,
@@ -132,9 +137,6 @@ impl Verifier<'_> {
         let head = match access.send_for_checksums(ask).await {
             Ok(answer) => answer.into_head(),
             Err(refusal) if refusal.is_absent() => return Ok(None),
-            Err(refusal) if matches!(refusal.failure.kind, FailureKind::Ineligible(_)) => {
-                return Ok(None);
-            }
             Err(refusal) => return Err(refusal.into()),
         };
         // `null` is overwritten in place.
@@ -307,12 +309,15 @@ impl Verifier<'_> {
             return Ok(Contents::Unread("it is archived"));
         }
         let original = self.crc64_of(Side::Source, pair.keys.0, pair.versions.0, stated.0);
-        let original = original.await?;
         let replica = self.crc64_of(Side::Destination, pair.keys.1, pair.versions.1, stated.1);
-        Ok(match original == replica.await? {
-            true => Contents::Equal,
-            false => Contents::Differ("other bytes were read".to_owned()),
-        })
+        let read = async { Ok::<bool, Failure>(original.await? == replica.await?) };
+        match read.await {
+            Ok(true) => Ok(Contents::Equal),
+            Ok(false) => Ok(Contents::Differ("other bytes were read".to_owned())),
+            Err(failure) => object_refusal(&failure)
+                .map(Contents::Unread)
+                .ok_or(failure),
+        }
     }
 
     /// Returns the CRC-64/NVME of a version, and reads all of it where that is not stated.

@@ -1,16 +1,116 @@
-//! What a comparison came to, line by line and in sum, as text and as JSON.
+//! What a comparison came to: in what a key differs, why versions are missing as far as that is known,
+//! and whether a hint mends it; line by line and in sum, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use replicator_core::compare::HistoryDifference;
-use replicator_core::object::{Timestamp, escape_controls};
-use replicator_core::plan::VersionKind;
-use replicator_core::rule::{Rule, VersionScope};
+use replicator_core::compare::{Difference, HistoryDifference};
+use replicator_core::failure::{Failure, FailureKind};
+use replicator_core::object::{Key, Timestamp, escape_controls};
+use replicator_core::plan::{SourceVersion, VersionKind};
+use replicator_core::rule::{Replicas, Rule, Takers, VersionScope};
+use replicator_core::stamp;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Compared, Explanation, Pair};
+use super::keys::RefusedKey;
+use super::{Pair, Verifier};
+use crate::reconcile::{has_own_key, read_tags};
+use crate::s3::accounts::error::Side;
+use crate::s3::client::{ResponseHead, S3Request};
+use crate::sqs::hints::Hint;
+
+/// What came of a key.
+pub(super) enum KeyOutcome {
+    Compared(Compared),
+    Refused(RefusedKey),
+}
+
+impl KeyOutcome {
+    pub(super) fn differs(&self) -> bool {
+        match self {
+            Self::Compared(compared) => compared.differs(),
+            Self::Refused(_) => true,
+        }
+    }
+
+    /// Returns the hint that has the daemons mend it, as far as they can.
+    pub(super) fn hint(&self, rule: &Rule) -> Option<Hint> {
+        let (key, size_bytes) = match self {
+            Self::Compared(compared) if compared.needs_hint() => {
+                let sizes = compared.pair.wanted().map(|entry| entry.size_bytes);
+                (&compared.pair.key, sizes.max())
+            }
+            Self::Refused(refused) if refused.is_mendable(rule) => {
+                (&refused.key, refused.newest().map(|entry| entry.size_bytes))
+            }
+            Self::Compared(_) | Self::Refused(_) => return None,
+        };
+        Some(Hint {
+            key: key.clone(),
+            size_bytes: size_bytes.unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn lines(&self, rule: &Rule) -> Vec<Line> {
+        match self {
+            Self::Compared(compared) => { compared.findings.iter() }
+                .map(|(finding, reason)| Line::new(rule, &compared.pair, finding, reason.as_ref()))
+                .collect(),
+            Self::Refused(refused) => vec![Line::of_refused(rule, refused)],
+        }
+    }
+}
+
+/// What was found of one key.
+pub(super) struct Compared {
+    pub(super) pair: Pair,
+    pub(super) findings: Vec<(HistoryDifference, Option<Explanation>)>,
+    /// How many of its versions were compared in all that lists do not tell.
+    pub(super) deep: u64,
+    /// Why bytes of some were not.
+    pub(super) uncompared: Vec<&'static str>,
+}
+
+impl Compared {
+    fn differs(&self) -> bool {
+        let is_skipped = |reason: &Option<_>| matches!(reason, Some(Explanation::Skipped(_)));
+        !{ self.findings.iter() }.all(|(_, reason)| is_skipped(reason))
+    }
+
+    /// Says whether a hint brings what is missing: all that is newer than what the destination shows,
+    /// and its newest state where that is hidden. Nothing is written below what it shows.
+    fn needs_hint(&self) -> bool {
+        let last = self.pair.shown.last();
+        let is_hidden = |(finding, _): &(HistoryDifference, _)| {
+            matches!(finding.difference, Difference::Extra | Difference::Foreign)
+                && finding.replica.as_ref() == last.map(|entry| &entry.version.id)
+        };
+        let is_missing = |entry: &SourceVersion| {
+            self.findings.iter().any(|(finding, reason)| {
+                finding.difference == Difference::Missing
+                    && !matches!(reason, Some(Explanation::Skipped(_)))
+                    && finding.source.as_ref() == Some(&entry.version)
+            })
+        };
+        let shows_marker = last.is_some_and(|last| last.kind == VersionKind::Marker);
+        let mut newest_first = self.pair.wanted().rev();
+        // A marker over what was never written is none of its own.
+        let top = newest_first
+            .find(|entry| is_missing(entry) || entry.kind == VersionKind::Object || shows_marker);
+        top.is_some_and(|top| is_missing(top) || self.findings.iter().any(is_hidden))
+    }
+}
+
+/// What more is to be said of a difference.
+pub(super) enum Explanation {
+    /// In what they differ.
+    Detail(String),
+    /// The daemon could not write it yet.
+    Parked(String),
+    /// The rule does not take it.
+    Skipped(&'static str),
+}
 
 const PARKED: &str = "parked";
 const SKIPPED: &str = "skipped";
@@ -52,8 +152,10 @@ pub(super) struct VerifyReport {
     /// Keys that were given a hint, and keys that differ and that no hint mends, where that was to be
     /// mended.
     repair: Option<(u64, u64)>,
-    /// Whether the daemon was asked what is parked.
+    /// Whether the daemon said of all that is parked.
     knows_parked: bool,
+    /// How many parked tasks of the rule the daemon left out of its list.
+    parked_unlisted: u64,
 }
 
 impl Line {
@@ -81,6 +183,24 @@ impl Line {
             destination: format!("s3://{}/{}", rule.destination.bucket, pair.target),
             destination_version: finding.replica.as_ref().map(ToString::to_string),
             reason,
+        }
+    }
+
+    /// Makes the one line of a key that is not compared. Without a key at the destination all of it
+    /// is missing.
+    fn of_refused(rule: &Rule, refused: &RefusedKey) -> Self {
+        let difference = match refused.is_crowded() {
+            true => Difference::Uncompared,
+            false => Difference::Missing,
+        };
+        Self {
+            difference: <&str>::from(difference).to_owned(),
+            rule: rule.id.clone(),
+            source: format!("s3://{}/{}", rule.source.bucket, refused.key),
+            source_version: None,
+            destination: format!("s3://{}/{}", rule.destination.bucket, refused.target),
+            destination_version: None,
+            reason: Some(refused.detail.clone()),
         }
     }
 
@@ -120,7 +240,7 @@ impl Line {
 }
 
 impl VerifyReport {
-    pub(super) fn new(as_of: Timestamp, knows_parked: bool) -> Self {
+    pub(super) fn new(as_of: Timestamp, parked_unlisted: Option<u64>) -> Self {
         Self {
             as_of: as_of.format(&Rfc3339).unwrap_or_default(),
             keys: 0,
@@ -133,11 +253,15 @@ impl VerifyReport {
             deep: 0,
             bytes_not_compared: BTreeMap::new(),
             repair: None,
-            knows_parked,
+            knows_parked: parked_unlisted == Some(0),
+            parked_unlisted: parked_unlisted.unwrap_or_default(),
         }
     }
 
-    pub(super) fn count(&mut self, compared: &Compared) {
+    pub(super) fn count(&mut self, outcome: &KeyOutcome) {
+        let KeyOutcome::Compared(compared) = outcome else {
+            return;
+        };
         let source = &compared.pair.source;
         let wanted = source
             .iter()
@@ -240,8 +364,12 @@ impl VerifyReport {
                 counts(&self.skipped)
             ));
         }
-        if !self.is_equal() && !self.knows_parked {
-            add("no daemon answers here, so what is parked counts as missing".to_owned());
+        match self.parked_unlisted {
+            _ if self.is_equal() || self.knows_parked => {}
+            0 => add("no daemon answers here, so what is parked counts as missing".to_owned()),
+            unlisted => add(format!(
+                "the daemon lists all but {unlisted} of the parked tasks; what is parked of these counts as missing"
+            )),
         }
         text
     }
@@ -249,5 +377,129 @@ impl VerifyReport {
     /// Writes the sum as a line of JSON.
     pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
+    }
+}
+
+impl Verifier<'_> {
+    /// Says why a version is missing, where that is known.
+    pub(super) async fn explain(
+        &self,
+        pair: &Pair,
+        finding: &HistoryDifference,
+    ) -> Result<Option<Explanation>, Failure> {
+        let Some(version) = finding.source.as_ref() else {
+            return Ok(None);
+        };
+        if finding.difference != Difference::Missing {
+            return Ok(None);
+        }
+        let mut entries = pair.source.iter().map(|(entry, _)| entry);
+        let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
+        let entry = entries.find(|entry| entry.version == *version);
+        if entry.is_some_and(is_object)
+            && let Some(entry) = entry
+            && let Some(reason) = self.why_not_eligible(&pair.key, entry).await?
+        {
+            return Ok(Some(Explanation::Skipped(reason)));
+        }
+        let parked = self.parked.as_ref();
+        let reason = parked.and_then(|parked| parked.reason(&pair.key, &version.id));
+        Ok(reason.cloned().map(Explanation::Parked))
+    }
+
+    /// Says why the rule does not take an object, if it does not.
+    async fn why_not_eligible(
+        &self,
+        key: &Key,
+        entry: &SourceVersion,
+    ) -> Result<Option<&'static str>, Failure> {
+        let (id, size_bytes) = (&entry.version.id, entry.size_bytes);
+        let head = match self.read_source(key, id).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(Some("the source has lost it since it was listed")),
+            Err(failure) if matches!(failure.kind, FailureKind::Ineligible(_)) => {
+                return Ok(Some("SrcObjectNotEligible"));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let rule = self.rule;
+        let is_kms = has_own_key(&head);
+        let is_replica = head.user(stamp::NAME).is_some() && rule.replicas == Replicas::Skip;
+        let (mut tags_differ, mut is_others) = (false, false);
+        let find = |tags| Takers::find(self.scope.candidates(key), size_bytes, tags);
+        if find(None).need_tags {
+            let call = S3Request::tags(Side::Source, &rule.source.bucket, key);
+            let tags = read_tags(self.source, call.version(id.as_str())).await?;
+            let takers = find(Some(&tags));
+            tags_differ = takers.refusals.iter().any(|(one, _)| one.id == rule.id);
+            is_others = !tags_differ && takers.rules.iter().all(|one| one.id != rule.id);
+        }
+        let reasons = [
+            (is_archived(&head), "SrcObjectNotEligible"),
+            (
+                is_kms && !rule.sse_kms_objects,
+                "sse_kms_objects is not set",
+            ),
+            (is_replica, "it is a replica itself"),
+            (is_others, "another rule takes it"),
+            (tags_differ, "its tags do not match"),
+        ];
+        Ok(reasons
+            .iter()
+            .find(|(holds, _)| *holds)
+            .map(|(_, why)| *why))
+    }
+}
+
+/// Says whether an object cannot be read before it is restored.
+pub(super) fn is_archived(head: &ResponseHead) -> bool {
+    let class = head.header("x-amz-storage-class");
+    let is_restored = head
+        .header("x-amz-restore")
+        .is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
+    let is_archived = matches!(class, Some("GLACIER" | "DEEP_ARCHIVE"));
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/intelligent-tiering-overview.html
+    let is_tiered = head.header("x-amz-archive-status").is_some();
+    (is_archived || is_tiered) && !is_restored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_daemon_does_not_list_is_not_known_to_be_parked() {
+        let said = |unlisted: Option<u64>| {
+            let mut report = VerifyReport::new(Timestamp::UNIX_EPOCH, unlisted);
+            report.differences.insert("missing".to_owned(), 1);
+            let text = report.text();
+            (report.knows_parked, text.lines().nth(1).map(str::to_owned))
+        };
+        assert_eq!(said(Some(0)), (true, None));
+        let (knows, words) = said(Some(7));
+        assert!(!knows && words.unwrap().contains("all but 7 of the parked tasks"));
+        let (knows, words) = said(None);
+        assert!(!knows && words.unwrap().starts_with("no daemon answers here"));
+    }
+
+    #[test]
+    fn what_lies_in_an_archive_tier_is_archived_until_it_is_restored() {
+        let is = |headers: &[(&str, &str)]| is_archived(&ResponseHead::for_tests(headers));
+        let (class, status) = ("x-amz-storage-class", "x-amz-archive-status");
+        assert!(is(&[(class, "DEEP_ARCHIVE")]));
+        assert!(is(&[
+            (class, "INTELLIGENT_TIERING"),
+            (status, "ARCHIVE_ACCESS")
+        ]));
+        assert!(!is(&[(class, "INTELLIGENT_TIERING")]) && !is(&[]));
+        let restore = |ongoing: &str| format!("ongoing-request=\"{ongoing}\"");
+        assert!(is(&[
+            (class, "GLACIER"),
+            ("x-amz-restore", &restore("true"))
+        ]));
+        assert!(!is(&[
+            (class, "GLACIER"),
+            ("x-amz-restore", &restore("false"))
+        ]));
     }
 }

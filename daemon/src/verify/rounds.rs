@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Verifier;
-use super::keys::{KeyPairs, KeyRange};
+use super::keys::{KeyPairs, ListedKey};
 use crate::clock;
 use crate::dispatch::Command;
 use crate::engine::Engine;
 use crate::ledger::records::TargetKey;
 use crate::queue::message::{AckAction, AckRequest, Message};
+use crate::reconcile::listing::KeyRange;
 use crate::rule_state::FinishedRound;
 use crate::sqs::work_queues::{WorkItem, digest_words, group_of, round_group_of};
 use crate::task::Ruleset;
@@ -215,10 +216,19 @@ impl Rounds {
         let pairs = KeyPairs::new(rule, ends, None).map_err(|error| trouble(error.to_string()))?;
         let (mut pairs, begun) = (pairs.within(&range), Instant::now());
         while let Some(listed) = pairs.next_pair().await? {
-            let key = listed.key.clone();
-            let pair = verifier.pair(listed);
-            round.keys += u64::from(pair.wanted().next().is_some());
-            if verifier.is_doubtful(&pair) && Box::pin(verifier.compare(pair)).await?.needs_hint() {
+            let key = listed.key().clone();
+            let outcome = match listed {
+                ListedKey::Pair(pair) => {
+                    let pair = verifier.pair(pair);
+                    round.keys += u64::from(pair.wanted().next().is_some());
+                    match verifier.is_doubtful(&pair) {
+                        true => Some(Box::pin(verifier.compare(pair)).await?),
+                        false => None,
+                    }
+                }
+                refused @ ListedKey::Refused(_) => verifier.compare_listed(refused).await?,
+            };
+            if outcome.is_some_and(|outcome| outcome.hint(rule).is_some()) {
                 self.hint(rule, round, &key).await?;
                 round.hints += 1;
             }

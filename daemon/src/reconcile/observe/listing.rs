@@ -23,8 +23,8 @@ use crate::s3::client::S3Request;
 
 mod page;
 
-use page::{CLOCK_STEP, ListContradiction};
-pub(crate) use page::{Listed, PAGE_ENTRIES_MAX, VersionLister, VersionPage, find_doubt};
+use page::{CLOCK_STEP, ListContradiction, Listed, VersionPage, find_doubt};
+pub(crate) use page::{KeyHistory, KeyRange, KeyStream, PAGE_ENTRIES_MAX, VersionLister};
 
 /// Lists the source's history of a task's key, newest first: from one list for all neighbours that
 /// wait, or alone.
@@ -91,6 +91,8 @@ fn lister(cx: Context<'_>, side: Side) -> (VersionLister<'_>, &Key) {
 // for each. What is overwritten every minute has as many after two months.
 pub(crate) const VERSIONS_MAX: usize = 100_000;
 
+const TOO_MANY: FailureKind = FailureKind::NeedsOperator(Reason::KeyVersionsTooMany);
+
 // A page that is full has a thousand, and one that is not is followed by more of the key: a list of
 // so many ends nowhere.
 const PAGES_MAX: u32 = 1000;
@@ -98,7 +100,33 @@ const PAGES_MAX: u32 = 1000;
 // Most keys have few versions, and a prefix brings the neighbours along.
 const PAGE_ENTRIES: u32 = 100;
 
+/// The versions of a key, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct KeyVersions {
+    pub(crate) entries: Vec<SourceVersion>,
+    /// There are too many, and none is kept but the newest.
+    pub(crate) is_cut: bool,
+}
+
 impl VersionLister<'_> {
+    /// Lists the versions of a key, unless there are too many.
+    pub(crate) async fn versions(&self, key: &Key) -> Result<KeyVersions, Failure> {
+        match self.history(key).await {
+            Ok(mut entries) => {
+                entries.reverse();
+                Ok(KeyVersions {
+                    entries,
+                    is_cut: false,
+                })
+            }
+            Err(failure) if failure.kind == TOO_MANY => Ok(KeyVersions {
+                entries: Vec::new(),
+                is_cut: true,
+            }),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Lists the history of a key, newest first.
     pub(crate) async fn history(&self, key: &Key) -> Result<Vec<SourceVersion>, Failure> {
         let mut attempt = 1;
@@ -154,11 +182,7 @@ impl VersionLister<'_> {
         let detail = format!(
             "the key has more than {VERSIONS_MAX} versions, or its list more than {PAGES_MAX} pages"
         );
-        Err(Failure::with_source(
-            FailureKind::NeedsOperator(Reason::KeyVersionsTooMany),
-            DURING,
-            detail,
-        ))
+        Err(Failure::with_source(TOO_MANY, DURING, detail))
     }
 
     /// Believes a list that goes on contradicting itself as far as the server confirms it: some

@@ -169,6 +169,22 @@ fn responsible_dependency(side: Side, code: &str) -> Dependency {
     }
 }
 
+/// Says why one object cannot be read, where the service's refusal is about nothing but that object.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
+pub(crate) fn object_refusal(failure: &Failure) -> Option<&'static str> {
+    let source = failure.source.as_ref()?;
+    let Cause::Answered(body) = source.downcast_ref()? else {
+        return None;
+    };
+    match body.code.as_str() {
+        "InvalidObjectState" => Some("it is archived"),
+        "InvalidRequest" if body.message.contains("Server Side Encryption") => {
+            Some("it is encrypted with a customer's key")
+        }
+        _ => None,
+    }
+}
+
 /// Describes in one line an error of the SDK, whose own texts end in dumps of its structures.
 pub(crate) fn error_words<E>(error: &SdkError<E, HttpResponse>) -> String
 where

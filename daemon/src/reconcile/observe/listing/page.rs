@@ -1,16 +1,19 @@
-//! One page of ListObjectVersions: the request, and its answer in the order it was written. The SDK
-//! separates versions from delete markers and so loses their order.
+//! Pages of ListObjectVersions: the request, its answer in the order it was written, which the SDK
+//! loses by separating versions from delete markers; and the keys of a bucket, page by page.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use replicator_core::failure::Failure;
+use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{self, Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::retry;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::reconcile::observe::listing::DURING;
+use crate::reconcile::observe::listing::{DURING, KeyVersions, VERSIONS_MAX};
 use crate::reconcile::transient;
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::Side;
@@ -202,6 +205,185 @@ impl VersionLister<'_> {
             .text(S3Request::list(self.side, self.bucket, &page))
             .await?)
     }
+}
+
+/// Keys of a bucket in their order; without an end to the first or the last of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyRange {
+    /// They come after this one.
+    pub(crate) after: Option<String>,
+    /// This is the last of them, if it is there.
+    pub(crate) until: Option<String>,
+}
+
+/// A key and what one side has of it.
+#[derive(Debug)]
+pub(crate) struct KeyHistory {
+    pub(crate) key: Key,
+    pub(crate) versions: KeyVersions,
+}
+
+/// Reads the keys of a bucket that begin with a prefix.
+pub(crate) struct KeyStream<'a> {
+    access: &'a AccountClients,
+    side: Side,
+    bucket: &'a Bucket,
+    prefix: String,
+    /// Keys that were listed and not yet returned; the last may go on in the next page.
+    listed: VecDeque<(Key, Vec<Listed>)>,
+    /// Where the next page begins; none after the last.
+    next: Option<Marker>,
+    /// The last key that is asked for.
+    until: Option<String>,
+    pub(crate) pages_read: u64,
+    /// Whether the server mixes versions and markers as the bucket has them.
+    mixes_kinds: bool,
+}
+
+/// A place in a list: none is the beginning.
+type Marker = Option<(String, String)>;
+
+impl<'a> KeyStream<'a> {
+    pub(crate) fn new(
+        access: &'a AccountClients,
+        side: Side,
+        bucket: &'a Bucket,
+        prefix: String,
+    ) -> Self {
+        Self {
+            access,
+            side,
+            bucket,
+            prefix,
+            listed: VecDeque::new(),
+            next: Some(None),
+            until: None,
+            pages_read: 0,
+            mixes_kinds: access.is_aws,
+        }
+    }
+
+    pub(crate) fn limit(&mut self, KeyRange { after, until }: KeyRange) {
+        self.next = Some(after.map(|key| (key, String::new())));
+        self.until = until;
+    }
+
+    /// Returns the next key.
+    pub(crate) async fn next_key(&mut self) -> Result<Option<KeyHistory>, Failure> {
+        while self.listed.len() < 2
+            && let Some(from) = self.next.take()
+        {
+            self.read_page(from).await?;
+        }
+        let Some((key, listed)) = self.listed.pop_front() else {
+            return Ok(None);
+        };
+        let is_beyond = |until: &String| key.as_str() > until.as_str();
+        if self.until.as_ref().is_some_and(is_beyond) {
+            self.listed.clear();
+            self.next = None;
+            return Ok(None);
+        }
+        let versions = self.versions(&key, listed).await?;
+        Ok(Some(KeyHistory { key, versions }))
+    }
+
+    async fn read_page(&mut self, from: Marker) -> Result<(), Failure> {
+        let page = self.page(from.clone()).await?;
+        self.pages_read += 1;
+        self.mixes_kinds |= page.mixes_kinds();
+        // Some servers list markers after all versions of a page.
+        let mut entries = page.entries;
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, listed) in entries {
+            self.take_entry(key, listed)?;
+        }
+        let too_many = self.listed.back().filter(|(_, entries)| is_cut(entries));
+        self.next = match (page.next, too_many) {
+            // The rest of the key is left out.
+            (Some(_), Some((key, _))) => Some(Some((key.as_str().to_owned(), String::new()))),
+            (next, _) => next.map(Some),
+        };
+        if self.next.as_ref() == Some(&from) {
+            return Err(transient(DURING, "the server's pages go in a circle"));
+        }
+        Ok(())
+    }
+
+    /// Reads a page. A list of hours goes on over what passes by itself.
+    async fn page(&self, from: Marker) -> Result<VersionPage, Failure> {
+        let lister = self.lister(&self.prefix);
+        let mut attempt = 1;
+        loop {
+            match lister.page(from.clone(), PAGE_ENTRIES_MAX).await {
+                Err(failure) if passes(&failure) && attempt < PAGE_ATTEMPTS_MAX => {
+                    tokio::time::sleep(retry::jittered_delay(attempt, fastrand::f64())).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Two lists are merged by the order of their keys, so the pages of each have to have it.
+    fn take_entry(&mut self, key: Key, entry: Listed) -> Result<(), Failure> {
+        match self.listed.back_mut() {
+            Some((last, entries)) if *last == key => {
+                if !is_cut(entries) {
+                    entries.push(entry);
+                }
+            }
+            Some((last, _)) if *last > key => {
+                let words = format!(
+                    "the list of {} is not in the order of its keys: {key} comes after {last}",
+                    self.bucket
+                );
+                return Err(transient(DURING, words));
+            }
+            Some(_) | None => self.listed.push_back((key, vec![entry])),
+        }
+        Ok(())
+    }
+
+    /// Returns a key's versions; a list that contradicts itself, or that may have versions and
+    /// markers apart, is read again for the key alone.
+    async fn versions(&self, key: &Key, listed: Vec<Listed>) -> Result<KeyVersions, Failure> {
+        let is_marker = |listed: &Listed| listed.entry.kind == VersionKind::Marker;
+        let is_apart = !self.mixes_kinds && listed.len() > 1 && listed.iter().any(is_marker);
+        let is_cut = is_cut(&listed);
+        if !is_cut && (is_apart || find_doubt(&listed).is_some()) {
+            return self.lister(key.as_str()).versions(key).await;
+        }
+        let kept = if is_cut { 1 } else { listed.len() };
+        let newest_first = listed.into_iter().map(|listed| listed.entry).take(kept);
+        let mut entries: Vec<SourceVersion> = newest_first.collect();
+        entries.reverse();
+        Ok(KeyVersions { entries, is_cut })
+    }
+
+    fn lister<'l>(&'l self, prefix: &'l str) -> VersionLister<'l> {
+        VersionLister {
+            access: self.access,
+            side: self.side,
+            bucket: self.bucket,
+            prefix,
+        }
+    }
+}
+
+/// Says whether a key has more versions than are compared, which is as many as a task reads.
+fn is_cut(listed: &[Listed]) -> bool {
+    listed.len() > VERSIONS_MAX
+}
+
+// Some minutes, beside the three attempts of each request.
+const PAGE_ATTEMPTS_MAX: u32 = 8;
+
+fn passes(failure: &Failure) -> bool {
+    matches!(
+        failure.kind,
+        FailureKind::Transient | FailureKind::Throttled | FailureKind::Unauthenticated
+    )
 }
 
 /// What the elements of an entry say.
