@@ -29,8 +29,7 @@ use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
 use crate::queue::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
 use crate::task::Ruleset;
-use in_flight::KeyQueue;
-use in_flight::{CompletedTasks, HandedBack, InFlight};
+use in_flight::{CompletedTasks, HandedBack, InFlight, KeyQueue, QueuedEvent};
 pub(crate) use parked::Requester;
 use parked::{ParkedScan, SCANNED_EVERY, ScanPage, ScanPosition};
 
@@ -72,7 +71,15 @@ pub(crate) enum Command {
     /// To try again the parked tasks that a filter selects.
     Retry(ParkedFilter, Requester),
     /// To look at a key that misses something; answers whether there is room for that.
-    Look(Box<Event>, oneshot::Sender<bool>),
+    Look(Box<Look>, oneshot::Sender<bool>),
+}
+
+/// A key that misses something, and of which no message tells: it is looked at until that is done,
+/// or parked, or the daemon stops.
+#[derive(Debug, Clone)]
+pub(crate) struct Look {
+    pub(crate) target: TargetKey,
+    pub(crate) event: Event,
 }
 
 /// What is in flight at this moment, for the metrics and `status`: read from the loop's own state
@@ -124,7 +131,11 @@ pub(crate) const MESSAGES_MAX: usize = 2000;
 const TASKS_MAX: usize = 4 * MESSAGES_MAX;
 
 /// Beside so many keys in work none is looked at that no message names.
-const LOOKS_MAX: usize = MESSAGES_MAX / 2;
+const KEYS_BESIDE_LOOKS_MAX: usize = MESSAGES_MAX / 2;
+
+/// Keys of a rule that are looked at at once, those included that wait for the end of an outage or
+/// of a pause: they come at ten a second at most, and most take less than some seconds.
+const LOOKS_MAX: usize = 50;
 
 /// The limit on the bodies of messages in flight, which are kept for the dead-letter queue: a
 /// notification has about one KiB, and any client that may write to the queue can make it a
@@ -194,12 +205,8 @@ impl Dispatch {
                 let _requester_may_be_gone = requester.send(self.stats());
             }
             Command::Retry(filter, requester) => self.retry(filter, Some(requester)),
-            Command::Look(event, requester) => {
-                let has_room = self.targets.len() < LOOKS_MAX;
-                if has_room {
-                    self.look_at(&event);
-                }
-                let _requester_may_be_gone = requester.send(has_room);
+            Command::Look(look, requester) => {
+                let _requester_may_be_gone = requester.send(self.look_at(&look));
             }
         }
     }
@@ -249,7 +256,7 @@ impl Dispatch {
     /// writes that were cut off can no longer land (protocol rule 5).
     async fn hand_back(&mut self) {
         let cut_off = self.targets.values().flat_map(KeyQueue::with_writes);
-        let cut_off: BTreeSet<u64> = cut_off.filter_map(|event| event.message).collect();
+        let cut_off: BTreeSet<u64> = cut_off.filter_map(QueuedEvent::message).collect();
         self.halt.cancel();
         let mut has_ended = self.end_within(Duration::from_secs(1)).await;
         if !has_ended {

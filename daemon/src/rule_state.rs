@@ -1,16 +1,20 @@
 //! What the daemon knows of each rule while it runs. Whether it is paused, by command or because it
 //! is disabled: its events wait in SQS then; a pause by command is on record in the ledger and lasts
-//! until the rule is resumed. And what it saw and did since the daemon was started, and what it did
-//! not take and why: so that nothing goes missing without a sign in `status`, the metrics and the
-//! log.
+//! until the rule is resumed. Which comparison of all its keys is under way. And what it saw and did
+//! since the daemon was started, and what it did not take and why: so that nothing goes missing
+//! without a sign in `status`, the metrics and the log.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use replicator_core::failure::{Failure, Reason};
 use replicator_core::object::{Key, Timestamp};
+use replicator_core::retry;
 use replicator_core::rule::{Mismatch, Rule};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::clock;
@@ -174,6 +178,118 @@ pub struct FinishedRound {
     pub hints: u64,
 }
 
+/// A comparison of all keys of a rule that is under way, as its messages have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub(crate) rule: String,
+    /// Which one it is: how many intervals the time has.
+    pub(crate) number: i64,
+    /// The last key that was compared.
+    pub(crate) after: Option<String>,
+    pub(crate) keys: u64,
+    pub(crate) hints: u64,
+    /// How often it failed since it came to that key.
+    #[serde(default)]
+    pub(crate) failures: u32,
+}
+
+/// The round of each rule that is under way, or ended last, as far as this daemon saw.
+#[derive(Debug, Default)]
+pub(crate) struct SeenRounds(BTreeMap<String, SeenRound>);
+
+#[derive(Debug)]
+struct SeenRound {
+    number: i64,
+    after: Option<String>,
+    is_over: bool,
+    last: Instant,
+}
+
+// A round of which no piece came for so long is under way no more, or in the hands of others: its
+// pieces come every three minutes, to any of the daemons.
+const SEEN_FOR: Duration = Duration::from_secs(600);
+
+const FAILED_FIRST: Duration = Duration::from_secs(60);
+const FAILED_MAX: Duration = Duration::from_secs(15 * 60);
+
+impl Round {
+    /// Begins one at the first key.
+    pub(crate) fn new(rule: &str, number: i64) -> Self {
+        Self {
+            rule: rule.to_owned(),
+            number,
+            after: None,
+            keys: 0,
+            hints: 0,
+            failures: 0,
+        }
+    }
+
+    /// Returns how long it waits after its last failure, if it failed.
+    pub(crate) fn backoff(&self) -> Duration {
+        let doublings = self.failures.checked_sub(1);
+        doublings.map_or(Duration::ZERO, |doublings| {
+            let ceiling = retry::doubled(FAILED_FIRST, doublings, FAILED_MAX);
+            retry::equal_jitter(ceiling, fastrand::f64())
+        })
+    }
+}
+
+impl SeenRounds {
+    /// Takes over what a piece tells. Of two rounds under way the older one goes on, and the other is
+    /// left out, so that a round may take longer than its interval.
+    pub(crate) fn note(&mut self, round: &Round) {
+        let replaces = |seen: &SeenRound| match round.number.cmp(&seen.number) {
+            Ordering::Greater => !seen.is_alive(),
+            Ordering::Less => !seen.is_over,
+            Ordering::Equal => !seen.is_over && round.after >= seen.after,
+        };
+        if self.0.get(&round.rule).is_none_or(replaces) {
+            let seen = SeenRound {
+                number: round.number,
+                after: round.after.clone(),
+                is_over: false,
+                last: Instant::now(),
+            };
+            self.0.insert(round.rule.clone(), seen);
+        }
+    }
+
+    /// Says whether a piece is of the round under way, and was not done before.
+    pub(crate) fn is_current(&self, round: &Round) -> bool {
+        let is_it = |seen: &SeenRound| {
+            !seen.is_over && seen.number == round.number && seen.after <= round.after
+        };
+        self.0.get(&round.rule).is_some_and(is_it)
+    }
+
+    /// Says whether a round of a rule is under way, or this one was, or a later one.
+    pub(crate) fn is_under_way(&self, rule: &str, number: i64) -> bool {
+        let seen = self.0.get(rule);
+        seen.is_some_and(|seen| seen.number >= number || seen.is_alive())
+    }
+
+    /// Records that a round is through, or given up.
+    pub(crate) fn end(&mut self, round: &Round) {
+        if let Some(seen) = self.0.get_mut(&round.rule) {
+            seen.is_over |= seen.number == round.number;
+        }
+    }
+
+    /// Forgets a round whose number is greater than that of any by now.
+    pub(crate) fn forget_beyond(&mut self, rule: &str, number: i64) {
+        if self.0.get(rule).is_some_and(|seen| seen.number > number) {
+            self.0.remove(rule);
+        }
+    }
+}
+
+impl SeenRound {
+    fn is_alive(&self) -> bool {
+        !self.is_over && self.last.elapsed() < SEEN_FOR
+    }
+}
+
 impl RuleActivity {
     /// Takes over which rules there are. Those that stay keep their figures.
     pub(crate) fn replace<'a>(&self, rules: impl Iterator<Item = &'a Rule>) {
@@ -219,8 +335,15 @@ impl RuleActivity {
         });
     }
 
-    pub(crate) fn record_reconciled(&self, rule: &str, round: FinishedRound) {
-        self.update(rule, |figures| figures.last_reconcile = Some(round));
+    pub(crate) fn record_reconciled(&self, round: &Round) {
+        let finished = FinishedRound {
+            ended: clock::now(),
+            keys: round.keys,
+            hints: round.hints,
+        };
+        self.update(&round.rule, |figures| {
+            figures.last_reconcile = Some(finished);
+        });
     }
 
     pub(crate) fn record_skipped(&self, rule: &str, reason: Reason) {
@@ -347,6 +470,63 @@ mod tests {
             2,
             "there is no more memory than there are rules"
         );
+    }
+
+    fn round(number: i64, after: &str) -> Round {
+        let after = (!after.is_empty()).then(|| after.to_owned());
+        Round {
+            after,
+            ..Round::new("orders", number)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_rounds_the_older_goes_on_until_it_ends_or_is_seen_no_more() {
+        let mut seen = SeenRounds::default();
+        let is_taken = |seen: &mut SeenRounds, number, after| {
+            seen.note(&round(number, after));
+            seen.is_current(&round(number, after))
+        };
+        assert!(is_taken(&mut seen, 2, "b"));
+        assert!(!is_taken(&mut seen, 3, ""), "one is under way");
+        assert!(!is_taken(&mut seen, 2, "a"), "it was done before");
+        assert!(is_taken(&mut seen, 2, "b") && is_taken(&mut seen, 2, "c"));
+        assert!(is_taken(&mut seen, 1, ""), "the older one");
+        assert!(!is_taken(&mut seen, 2, "d"));
+        tokio::time::advance(SEEN_FOR).await;
+        assert!(is_taken(&mut seen, 3, ""), "no other was seen for long");
+        assert!(is_taken(&mut seen, 1, "a"), "it is there after all");
+        seen.end(&round(1, "b"));
+        assert!(!is_taken(&mut seen, 1, "b") && !is_taken(&mut seen, 0, ""));
+        assert!(seen.is_under_way("orders", 1) && !seen.is_under_way("orders", 2));
+        assert!(is_taken(&mut seen, 4, ""));
+        seen.forget_beyond("orders", 3);
+        assert!(is_taken(&mut seen, 2, ""), "of a longer interval");
+    }
+
+    #[test]
+    fn each_failure_of_a_round_doubles_its_wait() {
+        let backoff = |failures| {
+            let round = Round {
+                failures,
+                ..round(1, "a")
+            };
+            round.backoff()
+        };
+        assert_eq!(backoff(0), Duration::ZERO);
+        for (failures, ceiling) in [(1, 60), (2, 120), (4, 480), (5, 900), (u32::MAX, 900)] {
+            let seconds = backoff(failures).as_secs();
+            assert!(
+                (ceiling / 2..=ceiling).contains(&seconds),
+                "{failures}: {seconds}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_round_that_counts_no_failures_is_read() {
+        let body = r#"{"rule":"orders","number":1,"after":"a","keys":0,"hints":0}"#;
+        assert_eq!(serde_json::from_str::<Round>(body).unwrap(), round(1, "a"));
     }
 
     #[test]

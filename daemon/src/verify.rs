@@ -29,7 +29,7 @@ use crate::process::Log;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::s3::client::{ResponseHead, S3Request};
-use crate::sqs::hints::HintSender;
+use crate::sqs::hints::{Hint, HintSender};
 pub use deep::SampleShare;
 use keys::{KeyPairs, ListedKey, ListedPair, list_pair};
 use report::{Compared, KeyOutcome, Line, VerifyReport};
@@ -276,6 +276,24 @@ impl<'a> Verifier<'a> {
                 Ok(is_in_scope.then_some(KeyOutcome::Refused(refused)))
             }
         }
+    }
+
+    /// Compares a key whose lists leave a doubt; says whether it has anything in scope, and returns
+    /// the hint that brings what it misses.
+    async fn find_hint(&self, listed: ListedKey) -> Result<(bool, Option<Hint>), Failure> {
+        let (counts, outcome) = match listed {
+            ListedKey::Pair(pair) => {
+                let pair = self.pair(pair);
+                let counts = pair.wanted().next().is_some();
+                if !self.is_doubtful(&pair) {
+                    return Ok((counts, None));
+                }
+                (counts, Some(self.compare(pair).await?))
+            }
+            refused @ ListedKey::Refused(_) => (false, self.compare_listed(refused).await?),
+        };
+        let hint = outcome.and_then(|outcome| outcome.hint(self.rule));
+        Ok((counts, hint))
     }
 
     async fn compare(&self, mut pair: Pair) -> Result<KeyOutcome, Failure> {

@@ -301,22 +301,41 @@ enum KeyState {
     Paused,
 }
 
-/// One event of one message; it has none where a parked task is tried again, or tags are written
-/// once more.
+/// What brings an event again that did not end well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Its message.
+    Message(u64),
+    /// The record of a parked task.
+    Record,
+    /// Nothing does: tags are written once more, or a key is looked at. It is kept here.
+    Nothing,
+}
+
+/// One event of one message, or of none.
 #[derive(Debug, Clone)]
 pub(super) struct QueuedEvent {
-    pub(super) message: Option<u64>,
+    pub(super) behind: Behind,
     /// The task it came with, without its events.
     pub(super) task: Task,
     pub(super) pending: PendingEvent,
 }
 
+impl QueuedEvent {
+    pub(super) fn message(&self) -> Option<u64> {
+        match self.behind {
+            Behind::Message(number) => Some(number),
+            Behind::Record | Behind::Nothing => None,
+        }
+    }
+}
+
 impl KeyQueue {
     /// Adds every event of a task to those that wait.
-    pub(super) fn add(&mut self, message: Option<u64>, mut task: Task) {
+    pub(super) fn add(&mut self, behind: Behind, mut task: Task) {
         for pending in std::mem::take(&mut task.events) {
             self.waiting.push(QueuedEvent {
-                message,
+                behind,
                 task: task.clone(),
                 pending,
             });
@@ -386,9 +405,9 @@ impl KeyQueue {
         }
     }
 
-    /// Says whether no message is behind any of its events.
+    /// Says whether only parked tasks are tried again.
     pub(super) fn is_background(&self) -> bool {
-        self.events().all(|event| event.message.is_none())
+        self.events().all(|event| event.behind == Behind::Record)
     }
 
     /// Takes out all that waits.
@@ -435,12 +454,12 @@ pub(super) fn kept_of(events: Vec<QueuedEvent>, is_held: impl Fn(u64) -> bool) -
         let is_same = |other: &QueuedEvent| other.pending.version == event.pending.version;
         if event.pending.action == EventKind::Tags && !kept.iter().any(is_same) {
             kept.push(QueuedEvent {
-                message: None,
+                behind: Behind::Nothing,
                 ..event.clone()
             });
         }
     }
-    let is_kept = |event: &QueuedEvent| match event.message {
+    let is_kept = |event: &QueuedEvent| match event.message() {
         Some(number) => is_held(number),
         None => event.pending.action != EventKind::Tags,
     };
@@ -512,7 +531,7 @@ mod tests {
         assert!(completed.0.len() <= COMPLETED_MAX);
     }
 
-    fn queued(message: Option<u64>, action: EventKind, version: &str) -> QueuedEvent {
+    fn queued(behind: Behind, action: EventKind, version: &str) -> QueuedEvent {
         let event = Event {
             bucket: Bucket::try_from("orders").unwrap(),
             key: Key::try_from("report").unwrap(),
@@ -527,7 +546,7 @@ mod tests {
             .remove(0);
         let pending = task.events.remove(0);
         QueuedEvent {
-            message,
+            behind,
             task,
             pending,
         }
@@ -536,36 +555,36 @@ mod tests {
     #[test]
     fn tags_outlive_their_messages_once_for_each_version_however_often_they_are_cut_off() {
         let cut_off = vec![
-            queued(Some(1), EventKind::Tags, "a"),
-            queued(Some(2), EventKind::Tags, "a"),
-            queued(Some(2), EventKind::Tags, "b"),
-            queued(Some(1), EventKind::Put, "a"),
-            queued(None, EventKind::Put, "c"),
+            queued(Behind::Message(1), EventKind::Tags, "a"),
+            queued(Behind::Message(2), EventKind::Tags, "a"),
+            queued(Behind::Message(2), EventKind::Tags, "b"),
+            queued(Behind::Message(1), EventKind::Put, "a"),
+            queued(Behind::Record, EventKind::Put, "c"),
         ];
         let kept = kept_of(cut_off, |number| number == 2);
         let seen = |kept: &[QueuedEvent]| -> Vec<_> {
             let seen = |event: &QueuedEvent| {
                 let version = event.pending.version.as_ref().unwrap();
-                (event.message, event.pending.action, version.to_string())
+                (event.behind, event.pending.action, version.to_string())
             };
             kept.iter().map(seen).collect()
         };
         let version = |text: &str| text.to_owned();
-        let tags = |message, text| (message, EventKind::Tags, version(text));
+        let tags = |behind, text| (behind, EventKind::Tags, version(text));
         let wanted = [
-            tags(None, "a"),
-            tags(None, "b"),
-            tags(Some(2), "a"),
-            tags(Some(2), "b"),
-            (None, EventKind::Put, version("c")),
+            tags(Behind::Nothing, "a"),
+            tags(Behind::Nothing, "b"),
+            tags(Behind::Message(2), "a"),
+            tags(Behind::Message(2), "b"),
+            (Behind::Record, EventKind::Put, version("c")),
         ];
         assert_eq!(seen(&kept), wanted);
         assert_eq!(
             seen(&kept_of(kept, |_| false)),
             [
-                tags(None, "a"),
-                tags(None, "b"),
-                (None, EventKind::Put, version("c"))
+                tags(Behind::Nothing, "a"),
+                tags(Behind::Nothing, "b"),
+                (Behind::Record, EventKind::Put, version("c"))
             ]
         );
     }

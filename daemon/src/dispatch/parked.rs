@@ -14,7 +14,7 @@ use replicator_core::object::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::in_flight::KeyQueue;
+use super::in_flight::{Behind, KeyQueue};
 use super::{Completion, Dispatch};
 use crate::clock;
 use crate::engine::Engine;
@@ -204,7 +204,7 @@ impl Dispatch {
                 warn!(error = error_chain(&failure), "cannot write to the ledger");
             }
             if let Some(task) = task {
-                self.enqueue_task(None, task);
+                self.enqueue_task(Behind::Record, task);
             }
         }
     }

@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use replicator_core::event::{Event, EventKind};
 use replicator_core::retry::LANDING;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::in_flight::{self, QueuedEvent};
-use super::{Completion, Dispatch};
+use super::in_flight::{self, Behind, KeyQueue, QueuedEvent};
+use super::{Completion, Dispatch, KEYS_BESIDE_LOOKS_MAX, LOOKS_MAX, Look};
 use crate::dispatch::runner::{self, TaskResult};
 use crate::ledger::records::TargetKey;
 use crate::metrics::MessageOutcome;
@@ -78,14 +77,29 @@ impl Dispatch {
         self.acknowledge(refused, action).await;
     }
 
-    /// Looks at a key that no message names.
-    pub(super) fn look_at(&mut self, event: &Event) {
+    /// Looks at a key that no message names; returns false if there is no room for it.
+    pub(super) fn look_at(&mut self, look: &Look) -> bool {
         let rules = Arc::clone(&self.rules.borrow());
-        for mut task in self.engine.tasks_for(&rules, event) {
+        let mut tasks = rules.tasks_for(&look.event).into_iter();
+        let Some(task) = tasks.find(|task| task.target == look.target) else {
+            return true;
+        };
+        let is_look = |event: &&QueuedEvent| {
+            event.behind == Behind::Nothing && event.task.rules.primary.id == task.rules.primary.id
+        };
+        let looks = |queue: &KeyQueue| queue.events().filter(is_look).count();
+        let has_room = self.targets.len() < KEYS_BESIDE_LOOKS_MAX
+            && self.targets.values().map(looks).sum::<usize>() < LOOKS_MAX;
+        if has_room {
             // It may have been written, and its message lost.
-            task.redelivered = true;
-            self.enqueue_task(None, task);
+            let redelivered = true;
+            let task = Task {
+                redelivered,
+                ..task
+            };
+            self.enqueue_task(Behind::Nothing, task);
         }
+        has_room
     }
 
     async fn take(&mut self, message: Message, action: AckAction, tasks: Vec<Task>) {
@@ -111,7 +125,7 @@ impl Dispatch {
         self.in_flight.take(message, action, delayed.len());
         for (task, delay) in delayed {
             if delay.is_zero() {
-                self.enqueue_task(Some(number), task);
+                self.enqueue_task(Behind::Message(number), task);
             } else {
                 self.put_off(number, &task, delay).await;
             }
@@ -134,7 +148,7 @@ impl Dispatch {
         }
     }
 
-    pub(super) fn enqueue_task(&mut self, message: Option<u64>, task: Task) {
+    pub(super) fn enqueue_task(&mut self, behind: Behind, task: Task) {
         if self.targets.is_empty() {
             self.engine.watchdog.work_arrived();
         }
@@ -142,7 +156,7 @@ impl Dispatch {
         self.targets
             .entry(target.clone())
             .or_default()
-            .add(message, task);
+            .add(behind, task);
         self.start(&target);
     }
 
@@ -153,12 +167,11 @@ impl Dispatch {
         };
         // Events whose lease was lost while they waited are another worker's.
         self.in_flight
-            .forget_lost(queue.waiting().iter().filter_map(|event| event.message));
+            .forget_lost(queue.waiting().iter().filter_map(QueuedEvent::message));
         let in_flight = &self.in_flight;
         let is_held = |event: &QueuedEvent| {
-            event
-                .message
-                .is_none_or(|number| in_flight.holds_lease(number))
+            let message = event.message();
+            message.is_none_or(|number| in_flight.holds_lease(number))
         };
         let Some(task) = queue.begin(is_held) else {
             if queue.is_free() {
@@ -166,7 +179,7 @@ impl Dispatch {
             }
             return;
         };
-        let messages = || queue.working().iter().filter_map(|event| event.message);
+        let messages = || queue.working().iter().filter_map(QueuedEvent::message);
         let stops = messages()
             .filter_map(|number| in_flight.stop_token(number))
             .collect();
@@ -206,7 +219,8 @@ impl Dispatch {
             }
             TaskResult::Returned(delay) => {
                 self.engine.watchdog.record_return();
-                let events = self.with_rest_of_group(&target, events);
+                let mut events = self.with_rest_of_group(&target, events);
+                self.keep_own(&target, &mut events, delay);
                 self.close(&events, |message| {
                     AckAction::ReturnAfter(message.redelivery_delay(delay))
                 })
@@ -235,7 +249,7 @@ impl Dispatch {
             false => events,
         };
         self.in_flight
-            .forget_lost(events.iter().filter_map(|event| event.message));
+            .forget_lost(events.iter().filter_map(QueuedEvent::message));
         if goes_back {
             return self
                 .close(&events, |_| AckAction::ReturnAfter(Duration::ZERO))
@@ -264,27 +278,37 @@ impl Dispatch {
         events
     }
 
-    /// Gives back what a paused rule keeps from being done. Tags that are to be written once more
-    /// have no message that would come again: they wait here.
+    /// Gives back what a paused rule keeps from being done.
     async fn held(&mut self, target: &TargetKey, events: Vec<QueuedEvent>) {
         let mut events = self.with_rest_of_group(target, events);
-        let is_kept = |event: &mut QueuedEvent| {
-            event.message.is_none() && event.pending.action == EventKind::Tags
-        };
-        let kept: Vec<QueuedEvent> = events.extract_if(.., is_kept).collect();
+        self.keep_own(target, &mut events, HELD_CHECKED_EVERY);
         self.close(&events, |message| {
             AckAction::ReturnAfter(message.pause_delay())
         })
         .await;
+    }
+
+    /// Keeps what nothing would bring again, to be done after a while, unless the daemon stops.
+    fn keep_own(&mut self, target: &TargetKey, events: &mut Vec<QueuedEvent>, delay: Duration) {
+        if self.deliveries.is_closed() {
+            return;
+        }
+        let is_own = |event: &mut QueuedEvent| event.behind == Behind::Nothing;
+        let kept: Vec<QueuedEvent> = events.extract_if(.., is_own).collect();
         if let Some(queue) = self.targets.get_mut(target).filter(|_| !kept.is_empty()) {
             queue.pause(kept);
-            self.resume_after(target, HELD_CHECKED_EVERY);
+            self.resume_after(target, delay);
         }
     }
 
     /// Gives back what can't be worked on for now, or keeps it for so long where it came from a
     /// work queue: one that gets a message anew shows it at once.
-    async fn turned_away(&mut self, target: &TargetKey, events: Vec<QueuedEvent>, delay: Duration) {
+    async fn turned_away(
+        &mut self,
+        target: &TargetKey,
+        mut events: Vec<QueuedEvent>,
+        delay: Duration,
+    ) {
         let is_kept = self.engine.work_queues.are_used() && !self.deliveries.is_closed();
         match self.targets.get_mut(target).filter(|_| is_kept) {
             Some(queue) => {
@@ -292,6 +316,7 @@ impl Dispatch {
                 self.resume_after(target, delay);
             }
             None => {
+                self.keep_own(target, &mut events, delay);
                 self.close(&events, |message| {
                     message.given_back(message.redelivery_delay(delay))
                 })
@@ -328,7 +353,7 @@ impl Dispatch {
     /// Closes one task of each event's message.
     async fn close(&mut self, events: &[QueuedEvent], action: impl Fn(&Message) -> AckAction) {
         for event in events {
-            let Some(number) = event.message else {
+            let Some(number) = event.message() else {
                 continue;
             };
             let handed_back = &mut self.handed_back;
@@ -348,7 +373,7 @@ impl Dispatch {
     fn record_completed(&mut self, events: &[QueuedEvent]) {
         for event in events {
             if let Some(id) = event
-                .message
+                .message()
                 .and_then(|number| self.in_flight.id_if_shared(number))
             {
                 self.completed.record(id, &event.task, &event.pending);

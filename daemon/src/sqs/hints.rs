@@ -164,22 +164,13 @@ impl HintSender {
         )
     }
 
-    /// Writes a hint as the event of a new object that names no version: no ledger answers it, and
-    /// the whole history of the key is looked at.
+    /// Writes a hint as its event.
     fn work_item(&self, hint: &Hint) -> Result<WorkItem, NameError> {
         let target = TargetKey {
             destination: self.rule.destination.clone(),
             key: self.rule.destination_key(&hint.key)?,
         };
-        let event = Event {
-            bucket: self.rule.source.bucket.clone(),
-            key: hint.key.clone(),
-            version: None,
-            action: EventKind::Put,
-            sequencer: None,
-            time: None,
-            size_bytes: Some(hint.size_bytes),
-        };
+        let event = event_of(&self.rule, hint);
         let group = group_of(&target);
         Ok(WorkItem {
             url: self.access.queue.url.clone(),
@@ -188,6 +179,20 @@ impl HintSender {
             body: event::notification_of(&event),
             again: None,
         })
+    }
+}
+
+/// Returns the event that a hint reads as: that of a new object which names no version, so that no
+/// ledger answers it, and the whole history of the key is looked at.
+pub(crate) fn event_of(rule: &Rule, hint: &Hint) -> Event {
+    Event {
+        bucket: rule.source.bucket.clone(),
+        key: hint.key.clone(),
+        version: None,
+        action: EventKind::Put,
+        sequencer: None,
+        time: None,
+        size_bytes: Some(hint.size_bytes),
     }
 }
 

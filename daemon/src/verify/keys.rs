@@ -9,6 +9,7 @@ use replicator_core::object::{Bucket, Key};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
 use replicator_core::stamp::{OriginClaim, names_version};
+use tokio::time::Instant;
 
 use super::{Pair, Verifier};
 use crate::objects::read_head;
@@ -59,6 +60,11 @@ pub(crate) struct KeyPairs<'a> {
     destination: KeyStream<'a>,
     /// What was read of each side and not yet returned.
     waiting: (Option<KeyHistory>, Option<KeyHistory>),
+    /// The last key that it came to, be it one that is left out.
+    passed: Option<Key>,
+    /// When it stops, before the end, if it came to a key.
+    deadline: Option<Instant>,
+    is_stopped: bool,
 }
 
 impl<'a> KeyPairs<'a> {
@@ -77,6 +83,9 @@ impl<'a> KeyPairs<'a> {
             source: KeyStream::new(source, Side::Source, from, prefix.to_owned()),
             destination: KeyStream::new(destination, Side::Destination, to, target),
             waiting: (None, None),
+            passed: None,
+            deadline: None,
+            is_stopped: false,
         })
     }
 
@@ -91,14 +100,30 @@ impl<'a> KeyPairs<'a> {
         self
     }
 
+    /// Lets it stop before its end, at the first key after a moment.
+    pub(crate) fn stopping_at(self, deadline: Instant) -> Self {
+        let deadline = Some(deadline);
+        Self { deadline, ..self }
+    }
+
+    /// Returns where it goes on, if it stopped before its end.
+    pub(crate) fn stopped_after(&self) -> Option<&Key> {
+        self.passed.as_ref().filter(|_| self.is_stopped)
+    }
+
     /// Counts the pages that were read of both sides.
     pub(crate) fn pages_read(&self) -> u64 {
         self.source.pages_read + self.destination.pages_read
     }
 
-    /// Returns the next key.
+    /// Returns the next key, unless it stops there.
     pub(crate) async fn next_pair(&mut self) -> Result<Option<ListedKey>, Failure> {
         loop {
+            let is_late = |deadline: Instant| Instant::now() >= deadline;
+            self.is_stopped = self.passed.is_some() && self.deadline.is_some_and(is_late);
+            if self.is_stopped {
+                return Ok(None);
+            }
             let (source, destination) = &mut self.waiting;
             if source.is_none() {
                 *source = self.source.next_key().await?;
@@ -120,6 +145,7 @@ impl<'a> KeyPairs<'a> {
                     continue;
                 }
             };
+            self.passed = Some(key.clone());
             let history = source.take_if(|source| source.key == key);
             let shown = destination.take_if(|_| original.flatten().as_ref() == Some(&key));
             if self.rule.filter.admits_key(&key).is_err() {
