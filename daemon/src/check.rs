@@ -30,8 +30,7 @@ use tracing::warn;
 use crate::clock;
 use crate::kms::configured_keys;
 use crate::metrics::Metrics;
-use crate::process::Signals;
-use crate::s3::accounts::{AccountClients, Accounts};
+use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use access::{Asked, DocumentSet, Signing, Signings};
 use buckets::End;
 use delivery::{Notifications, Sender, Topics};
@@ -49,17 +48,18 @@ pub fn check_file(settings: &Settings, config: &Path) -> CheckReport {
 }
 
 /// Looks at the file, and asks the services; with `is_probing`, writes and removes probe objects
-/// too, until it is interrupted.
+/// too, until it is stopped.
 pub async fn check_services(
     settings: &Settings,
     config: &Path,
     is_probing: bool,
+    given: Option<&AwsOverride>,
+    stopped: impl Future<Output = ()>,
 ) -> anyhow::Result<CheckReport> {
     let metrics = Metrics::new().context("cannot register metrics")?;
-    let accounts = Accounts::connect(&settings.accounts, &metrics, None).await;
+    let accounts = Accounts::connect(&settings.accounts, &metrics, given).await;
     let accounts = accounts.context("cannot set up TLS")?;
     let mut report = check_file(settings, config);
-    let mut signals = Signals::new().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let asker = Asker {
         settings,
@@ -70,7 +70,7 @@ pub async fn check_services(
     let mut asking = pin!(asker.ask());
     let sections = tokio::select! {
         sections = &mut asking => sections,
-        _ = signals.next() => {
+        () = stopped => {
             // What only asks has nothing to tidy up.
             if !is_probing {
                 bail!("interrupted");
@@ -190,20 +190,18 @@ impl<'a> Asker<'a> {
         let (mut sections, signing) = self.ask_accounts().await;
         let queues = self.ask_queues(&signing).await;
         let buckets = self.ask_buckets(&signing).await;
-        let topics = self.ask_topics(&buckets).await;
         let is_of_events = |place: &&queues::QueuePlace<'_>| place.purpose == Purpose::Events;
+        let places = queues.iter().map(|(place, _)| place).filter(is_of_events);
+        let events: Vec<String> = places.map(queues::QueuePlace::arn).collect();
+        let topics = self.ask_topics(&buckets, &events).await;
         let mut rules = BTreeMap::<_, Vec<_>>::new();
         // The events of a disabled rule with a work queue wait there, so they have to come.
         let fed = self.settings.rules.iter();
         for rule in fed.filter(|rule| rule.enabled || rule.is_waiting()) {
             rules.entry(&rule.source).or_default().push(rule);
         }
-        let places = queues.iter().map(|(place, _)| place);
         let known = Known {
-            events: places
-                .filter(is_of_events)
-                .map(queues::QueuePlace::arn)
-                .collect(),
+            events,
             signing,
             buckets,
             topics,
@@ -286,7 +284,7 @@ impl<'a> Asker<'a> {
         all.into_iter().zip(asked).filter_map(known).collect()
     }
 
-    async fn ask_topics(&self, buckets: &Buckets<'a>) -> Topics {
+    async fn ask_topics(&self, buckets: &Buckets<'a>, ours: &[String]) -> Topics {
         let of_bucket = buckets.iter().flat_map(|(bucket, attributes)| {
             let notifications = attributes.notifications.as_ref().ok();
             let topics = notifications.into_iter().flat_map(Notifications::topics);
@@ -296,7 +294,7 @@ impl<'a> Asker<'a> {
         let mut asking = Vec::new();
         for (topic, bucket) in &of_bucket {
             let reached = self.reach(&bucket.account);
-            let asked = reached.map(|reached| delivery::read_topic(topic, reached));
+            let asked = reached.map(|reached| delivery::read_topic(topic, ours, reached));
             asking.push(OptionFuture::from(asked).boxed());
         }
         let asked = few_at_a_time(asking).await;

@@ -367,7 +367,9 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
             let report = match offline {
                 true => check::check_file(&settings, &config),
                 false => {
-                    build_runtime()?.block_on(check::check_services(&settings, &config, probe))?
+                    let stopped = process::stop_requested();
+                    let asking = check::check_services(&settings, &config, probe, None, stopped);
+                    build_runtime()?.block_on(asking)?
                 }
             };
             let text = if json { report.json()? } else { report.text() };

@@ -71,6 +71,8 @@ mod scopes;
 mod silence;
 // Rules that are paused.
 mod pauses;
+// What commands and programs are told.
+mod checked;
 mod strangers;
 // What verify finds of what was broken, and what daemons find by themselves.
 mod rounds;

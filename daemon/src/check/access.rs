@@ -221,6 +221,7 @@ fn refused_credentials(account: &Account, refusal: &Refusal) -> Option<Finding> 
         | RefusalKind::Elsewhere
         | RefusalKind::Unimplemented
         | RefusalKind::RoleRefused
+        | RefusalKind::Inapplicable
         | RefusalKind::Refused => None,
     }
 }
@@ -348,6 +349,9 @@ impl<'a> DocumentSet<'a> {
     pub(super) fn fixes(&self, refusal: &Refusal, needed: Needed<'_>) -> Vec<Fix> {
         let words = &refusal.words;
         let Needed { action, arn, .. } = needed;
+        if !matches!(refusal.kind, RefusalKind::Denied | RefusalKind::RoleRefused) {
+            return vec![Fix::advice("change what the service names")];
+        }
         if let Some((_, rest)) = words.split_once("explicit deny in a") {
             let policy = rest.trim_start_matches('n').trim();
             return vec![Fix::advice(format!(

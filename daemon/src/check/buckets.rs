@@ -237,12 +237,7 @@ fn unusable((place, attributes): Asked<'_>) -> Option<Finding> {
         let what = "there is no bucket of that name".to_owned();
         return Some(found(CheckName::BucketExists, what).fixed_by(fix));
     }
-    let is_silent = |refusal: &&Refusal| {
-        matches!(
-            refusal.kind,
-            RefusalKind::Unsigned | RefusalKind::RoleRefused | RefusalKind::Silent
-        )
-    };
+    let is_silent = |refusal: &&Refusal| refusal.leaves_open();
     let versioning = attributes.versioning.as_ref().err().filter(is_silent);
     let refusal = versioning.and_then(|_| refusals.find(is_silent));
     refusal.map(|refusal| {
@@ -279,7 +274,7 @@ fn versioning((place, attributes): Asked<'_>, end: End) -> Option<Finding> {
         Err(refusal) => {
             let finding = unread((place, attributes), refusal, check);
             // The daemon itself asks this of each destination, before it writes there.
-            let is_needed = end == End::Destination && refusal.kind == RefusalKind::Denied;
+            let is_needed = end == End::Destination && !refusal.leaves_open();
             Some(match is_needed {
                 true => Finding {
                     severity: Severity::Problem,
@@ -340,7 +335,12 @@ pub(super) fn compare_locks(
         Err(refusal) if refusal.kind == RefusalKind::Unimplemented => return None,
         Err(refusal) => return Some(unread((source, of_source), refusal, check)),
     };
-    match &of_destination.lock {
+    let unlocked = Lock::default();
+    let replicas = match &of_destination.lock {
+        Err(refusal) if refusal.kind == RefusalKind::Unimplemented => Ok(&unlocked),
+        lock => lock.as_ref(),
+    };
+    match replicas {
         Ok(replicas) if replicas.is_enabled => None,
         Ok(_) => {
             let what = format!("it has no Object Lock, and {} has", source.url());
@@ -507,14 +507,15 @@ mod tests {
             })
         };
         let denied = || Err(refusal(RefusalKind::Denied, None));
-        let unknown = Err(refusal(RefusalKind::Unimplemented, None));
+        let unknown = || Err(refusal(RefusalKind::Unimplemented, None));
         let cases = [
             (lock(false), denied(), None),
             (lock(true), lock(true), None),
             (lock(true), lock(false), Some(Severity::Problem)),
             (lock(true), denied(), Some(Severity::Unasked)),
             (denied(), lock(true), Some(Severity::Unasked)),
-            (unknown, lock(false), None),
+            (unknown(), lock(false), None),
+            (lock(true), unknown(), Some(Severity::Problem)),
         ];
         for (source, destination, expected) in cases {
             let (source, destination) = (with(source), with(destination));

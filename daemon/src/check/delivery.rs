@@ -390,6 +390,7 @@ const PAGES_MAX: usize = 20;
 /// the SDK: SNS takes forms, and answers with XML.
 pub(super) async fn read_topic(
     topic: &str,
+    ours: &[String],
     (account, clients): (&Account, &AccountClients),
 ) -> Asked<Vec<String>> {
     let region = topic.split(':').nth(3).unwrap_or(&account.region);
@@ -408,19 +409,24 @@ pub(super) async fn read_topic(
         let sent = clients.wire.send_form(&url, (region, "sns"), &form);
         let text = tokio::time::timeout(access::ASK_TIMEOUT, Box::pin(sent)).await;
         let text = text.map_err(|_elapsed| Refusal::unanswered(access::ASK_TIMEOUT))??;
-        let (page, next) = parse_subscriptions(&text).map_err(|error| Refusal {
-            kind: RefusalKind::Silent,
-            code: String::new(),
-            words: error.to_string(),
-            region: None,
-        })?;
+        let page = parse_subscriptions(&text);
+        let (page, next) = page.map_err(|error| Refusal::silent(error.to_string()))?;
         queues.extend(page);
         if next.is_none() {
-            break;
+            return Ok(queues);
         }
         token = next;
     }
-    Ok(queues)
+    cut_off(queues, ours)
+}
+
+/// Returns the queues of the subscriptions that were read, of more: where none of ours is among them
+/// it is not known whether one is subscribed.
+fn cut_off(queues: Vec<String>, ours: &[String]) -> Asked<Vec<String>> {
+    match queues.iter().any(|queue| ours.contains(queue)) {
+        true => Ok(queues),
+        false => Err(Refusal::silent("it has more subscriptions than are read")),
+    }
 }
 
 /// Returns the endpoint of SNS, as the endpoint rules of the SDK do:
@@ -668,6 +674,13 @@ mod tests {
             ..Account::default()
         };
         assert_eq!(sns_url(&account, "eu-west-1"), "http://127.0.0.1:4566/");
+    }
+
+    #[test]
+    fn a_queue_beyond_the_subscriptions_that_are_read_is_not_said_to_be_missing() {
+        let (ours, other) = ([QUEUE.to_owned()], ["other".to_owned()]);
+        assert!(cut_off(ours.to_vec(), &ours).is_ok());
+        assert!(cut_off(other.to_vec(), &ours).is_err());
     }
 
     #[test]

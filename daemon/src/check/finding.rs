@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::{Display, IntoStaticStr};
 
+use crate::s3::accounts::error::Refusal;
+
 /// One thing that is wrong with a set-up, or may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -278,6 +280,27 @@ impl Finding {
     pub(crate) fn into_unasked(self) -> Self {
         let severity = Severity::Unasked;
         Self { severity, ..self }
+    }
+
+    /// Reports a question without an answer.
+    pub(crate) fn unknown(
+        check: CheckName,
+        place: impl Into<String>,
+        what: impl Into<String>,
+    ) -> Self {
+        let why = "whether it is as it has to be is not known";
+        let fix = "ask again; if it stays so, look at the endpoint, and at proxies before it";
+        let found = Self::problem(check, place, what, why).into_unasked();
+        found.fixed_by([Fix::advice(fix)])
+    }
+
+    /// Weighs it by the refusal that it was made of: one that is no definite answer leaves open
+    /// whether anything is wrong.
+    pub(crate) fn weighed_by(self, refusal: &Refusal) -> Self {
+        match refusal.leaves_open() {
+            true => Self::unknown(self.check, self.place, self.what),
+            false => self,
+        }
     }
 
     pub(crate) fn of_rule(self, rule: &Rule) -> Self {

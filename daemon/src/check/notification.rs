@@ -173,21 +173,30 @@ impl<'a> Way<'a> {
         }
     }
 
+    /// Judges the targets that lead to a queue of the file, or may: what would still be lacking if
+    /// each topic of which that is not known led there, is lacking.
     fn judge_targets(&self, ours: &[&NotificationTarget], coverage: &Coverage) -> Vec<Finding> {
         let unknown: Vec<_> = self.unknown_topics().collect();
-        if !coverage.is_reached && !unknown.is_empty() {
-            return unknown
-                .into_iter()
-                .map(|(topic, refusal)| unread_topic(topic, refusal, self.reader))
-                .collect();
-        }
-        if !coverage.is_reached {
+        let is_unknown = |target: &&NotificationTarget| {
+            target.kind == Kind::Topic && unknown.iter().any(|(topic, _)| *topic == target.arn)
+        };
+        let targets = self.notifications.targets.iter();
+        let possible: Vec<_> = { ours.iter().copied() }
+            .chain(targets.filter(is_unknown))
+            .collect();
+        let best = cover(self.rule, &possible);
+        if !best.is_reached {
             return vec![self.unreached()];
         }
         let mut found = Vec::new();
-        found.extend(self.lacking(ours, &coverage.missing));
-        if !coverage.filtered.is_empty() {
-            found.push(self.narrow(ours, &coverage.filtered));
+        if best != *coverage {
+            for (topic, refusal) in &unknown {
+                found.push(unread_topic(topic, refusal, self.reader));
+            }
+        }
+        found.extend(self.lacking(&possible, &best.missing));
+        if !best.filtered.is_empty() {
+            found.push(self.narrow(&possible, &best.filtered));
         }
         found
     }
@@ -678,6 +687,32 @@ mod tests {
         assert_eq!(of(Ok(vec![OTHER.to_owned()])), [(check, Problem)]);
         let silent = Refusal::unanswered(ASK_TIMEOUT);
         assert_eq!(of(Err(silent)), [(check, Unasked)]);
+    }
+
+    #[test]
+    fn what_a_topic_may_pass_on_that_is_not_known_is_not_said_to_be_missing() {
+        use crate::check::finding::Severity::{Problem, Unasked};
+        let of = |direct: &[&str], by_topic: &[&str]| {
+            let notifications = Notifications {
+                targets: vec![to(QUEUE, direct), to(TOPIC, by_topic)],
+                is_bridged: false,
+            };
+            let silent = Err(Refusal::unanswered(ASK_TIMEOUT));
+            let topics = Topics::from([(TOPIC.to_owned(), silent)]);
+            let found = judged(&rule(""), notifications, &topics).into_iter();
+            found
+                .map(|found| (found.check, found.severity))
+                .collect::<Vec<_>>()
+        };
+        let (created, tagged) = (["s3:ObjectCreated:*"], ["s3:ObjectTagging:*"]);
+        let unknown = (CheckName::NotificationTopic, Unasked);
+        assert_eq!(of(&created, &tagged), [unknown]);
+        let acl = ["s3:ObjectAcl:Put"];
+        assert_eq!(of(&PLAIN, &acl), []);
+        assert_eq!(
+            of(&created, &acl),
+            [(CheckName::NotificationEvents, Problem)]
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! holds; and the KMS keys that a rule names for them: whether each is there and can be used. Nothing
 //! is written, and that the principal may use a key through S3 alone no question shows.
 
+use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::types::ObjectVersion;
 use replicator_config::{Account, Service};
 use replicator_core::object::Key;
@@ -37,43 +39,60 @@ pub(super) async fn try_source(asked: Asked<'_>, rule: &Rule, section: &mut Sect
         Err(refusal) => return section.add([unlisted(asked, &refusal, CheckName::SourceList)]),
     };
     section.fine(format!("{} can be listed", place.url()));
-    let sample = find_sample(place, rule, listed.versions()).await;
-    match sample {
-        Some(sample) => {
-            let reads = read_sample(asked, rule, &sample).await;
-            if reads.is_empty() {
-                section.fine(format!(
-                    "{}/{} can be read with its tags",
-                    place.url(),
-                    sample.key
-                ));
-            }
-            section.add(reads);
-        }
-        None => section.add([no_sample(place, rule, listed.is_truncated() == Some(true))]),
+    let Some((sample, refusal)) = find_sample(place, rule, listed.versions()).await else {
+        return section.add([no_sample(place, rule, &listed)]);
+    };
+    let reads = read_sample(asked, rule, (&sample, refusal)).await;
+    if reads.is_empty() {
+        let url = place.url();
+        section.fine(format!("{url}/{} can be read with its tags", sample.key));
     }
+    section.add(reads);
 }
 
-// Each costs up to two requests; the objects of a bucket are mostly encrypted and tagged alike.
+// Each costs up to three requests; the objects of a bucket are mostly encrypted and tagged alike.
 const CANDIDATES_MAX: usize = 16;
 
-/// Finds a version that the rule takes.
+/// Finds a version that the rule takes, and reads its first byte. What no principal could read says
+/// nothing: what is gone since, archived, or encrypted under its client's key.
 async fn find_sample(
     place: BucketPlace<'_>,
     rule: &Rule,
     listed: &[ObjectVersion],
-) -> Option<Sample> {
+) -> Option<(Sample, Option<Refusal>)> {
     let candidates = listed.iter().filter(|version| may_take(rule, version));
     for version in candidates.take(CANDIDATES_MAX) {
-        let sample = Sample {
-            key: version.key()?.to_owned(),
-            version: version.version_id()?.to_owned(),
+        let Some((key, id)) = version.key().zip(version.version_id()) else {
+            continue;
         };
-        if takes(place, rule, &sample).await {
-            return Some(sample);
+        let sample = Sample {
+            key: key.to_owned(),
+            version: id.to_owned(),
+        };
+        if !takes(place, rule, &sample).await {
+            continue;
+        }
+        let refusal = ask(first_byte(place, key).version_id(id).send())
+            .await
+            .err();
+        if refusal
+            .as_ref()
+            .is_none_or(|refusal| !is_of_object(refusal))
+        {
+            return Some((sample, refusal));
         }
     }
     None
+}
+
+fn first_byte(place: BucketPlace<'_>, key: &str) -> GetObjectFluentBuilder {
+    let get = place.clients.s3.get_object().bucket(place.bucket).key(key);
+    get.range("bytes=0-0")
+}
+
+/// Says whether a request was refused for what the object is, as happens to one that may send it.
+fn is_of_object(refusal: &Refusal) -> bool {
+    refusal.kind == RefusalKind::Inapplicable
 }
 
 /// Says whether a rule takes a version, as far as a list tells.
@@ -113,9 +132,12 @@ async fn takes(place: BucketPlace<'_>, rule: &Rule, sample: &Sample) -> bool {
     })
 }
 
-fn no_sample(place: BucketPlace<'_>, rule: &Rule, is_truncated: bool) -> Finding {
+fn no_sample(place: BucketPlace<'_>, rule: &Rule, listed: &ListObjectVersionsOutput) -> Finding {
     let filter = &rule.filter;
-    let among = if is_truncated {
+    let mut candidates = listed.versions().iter().filter(|one| may_take(rule, one));
+    let among = if candidates.nth(CANDIDATES_MAX).is_some() {
+        " among the first 16 versions of such a key and size"
+    } else if listed.is_truncated() == Some(true) {
         " among the first 1,000 versions"
     } else {
         ""
@@ -134,7 +156,7 @@ fn no_sample(place: BucketPlace<'_>, rule: &Rule, is_truncated: bool) -> Finding
 
 fn unlisted((place, attributes): Asked<'_>, refusal: &Refusal, check: CheckName) -> Finding {
     let finding = unread((place, attributes), refusal, check);
-    if refusal.kind != RefusalKind::Denied {
+    if refusal.leaves_open() {
         return finding;
     }
     Finding {
@@ -144,57 +166,73 @@ fn unlisted((place, attributes): Asked<'_>, refusal: &Refusal, check: CheckName)
     }
 }
 
-/// Reads what the daemon reads of a version: its first byte, its tags, and its lock if there is one.
-async fn read_sample((place, attributes): Asked<'_>, rule: &Rule, sample: &Sample) -> Vec<Finding> {
+/// Reads what the daemon reads of a version beside its first byte: its tags, and its lock if there is
+/// one.
+async fn read_sample(
+    asked: Asked<'_>,
+    rule: &Rule,
+    (sample, refusal): (&Sample, Option<Refusal>),
+) -> Vec<Finding> {
+    let (place, attributes) = asked;
     let s3 = &place.clients.s3;
     let (bucket, key, version) = (place.bucket, &sample.key, &sample.version);
-    let get = s3.get_object().bucket(bucket).key(key).range("bytes=0-0");
-    let get = ask(get.version_id(version).send()).await.err();
     let tags = s3.get_object_tagging().bucket(bucket).key(key);
     let tags = ask(tags.version_id(version).send()).await.err();
-    let mut asked = vec![
-        (CheckName::SourceRead, "s3:GetObjectVersion", get),
+    let mut reads = vec![
+        (CheckName::SourceRead, "s3:GetObjectVersion", refusal),
         (CheckName::SourceTags, "s3:GetObjectVersionTagging", tags),
     ];
     if rule.history == History::Latest {
-        let newest = s3.get_object().bucket(bucket).key(key).range("bytes=0-0");
-        asked.push((
-            CheckName::SourceRead,
-            "s3:GetObject",
-            ask(newest.send()).await.err(),
-        ));
+        let newest = ask(first_byte(place, key).send()).await.err();
+        reads.push((CheckName::SourceRead, "s3:GetObject", newest));
     }
     if attributes.lock.as_ref().is_ok_and(|lock| lock.is_enabled) {
         let retention = s3.get_object_retention().bucket(bucket).key(key);
         let retention = ask(retention.version_id(version).send()).await.err();
         let hold = s3.get_object_legal_hold().bucket(bucket).key(key);
         let hold = ask(hold.version_id(version).send()).await.err();
-        asked.push((CheckName::SourceLock, "s3:GetObjectRetention", retention));
-        asked.push((CheckName::SourceLock, "s3:GetObjectLegalHold", hold));
+        reads.push((CheckName::SourceLock, "s3:GetObjectRetention", retention));
+        reads.push((CheckName::SourceLock, "s3:GetObjectLegalHold", hold));
     }
-    let denied = asked.into_iter().filter_map(|(check, action, refusal)| {
-        let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied)?;
-        Some((check, action, refusal))
-    });
-    denied
-        .map(|(check, action, refusal)| {
-            let object = format!("s3://{bucket}/{key}?versionId={version}");
-            let objects = (attributes, rule.filter.prefix.as_str());
-            let fix = place.fixes_of_objects(objects, &refusal, action);
-            let what = format!("{action} is denied: {}", refusal.words);
-            Finding::problem(check, object, what, denied_read(check)).fixed_by(fix)
+    let refused = reads.into_iter().filter_map(|(check, action, refusal)| {
+        let prefix = rule.filter.prefix.as_str();
+        let found = refused_read(asked, prefix, (check, action), &refusal?)?;
+        Some(Finding {
+            place: format!("s3://{bucket}/{key}?versionId={version}"),
+            ..found
         })
-        .collect()
+    });
+    refused.collect()
 }
 
-fn denied_read(check: CheckName) -> &'static str {
-    if check == CheckName::SourceLock {
+/// Judges a refused read of an object.
+fn refused_read(
+    (place, attributes): Asked<'_>,
+    prefix: &str,
+    (check, action): (CheckName, &str),
+    refusal: &Refusal,
+) -> Option<Finding> {
+    if is_of_object(refusal) {
+        return None;
+    }
+    let why = if check == CheckName::SourceLock {
         "S3 leaves the lock out of its answers then: replicas are written without it"
     } else if check == CheckName::SourceTags {
         "S3 leaves the number of tags out of its answers then: objects look as if they had none"
+    } else if check == CheckName::DestinationRead {
+        "what a key holds at the destination is read before it is written: tasks are parked"
     } else {
         "no object can be copied: every task is parked"
-    }
+    };
+    let fix = place.fixes_of_objects((attributes, prefix), refusal, action);
+    let found = Finding::problem(check, place.url(), refusal.describe(action), why);
+    let found = found.fixed_by(fix).weighed_by(refusal);
+    // The daemon itself reads the lock from headers.
+    let is_unknown = check == CheckName::SourceLock && refusal.kind == RefusalKind::Unimplemented;
+    Some(match is_unknown {
+        true => found.into_unasked(),
+        false => found,
+    })
 }
 
 /// A name that no object has; what S3 answers shows whether absent keys can be told from denied ones.
@@ -216,67 +254,53 @@ pub(super) async fn try_destination(asked: Asked<'_>, rule: &Rule, section: &mut
         }
     };
     let before = section.findings.len();
-    let absent = s3
-        .get_object()
-        .bucket(place.bucket)
-        .key(format!("{prefix}{RESERVED}"));
-    let absent = ask(absent.send()).await.err();
-    if let Some(refusal) = absent.filter(|refusal| refusal.kind == RefusalKind::Denied) {
-        section.add([untold(asked, prefix, &refusal)]);
-    }
+    let absent = first_byte(place, &format!("{prefix}{RESERVED}"));
+    let refusal = ask(absent.send()).await.err();
+    section.add(refusal.and_then(|refusal| untold(asked, prefix, &refusal)));
     let found = listed.versions().first();
     let found = found.and_then(|one| Some((one.key()?, one.version_id()?)));
     if let Some((key, version)) = found {
-        let get = s3
-            .get_object()
-            .bucket(place.bucket)
-            .key(key)
-            .version_id(version);
-        let refusal = ask(get.range("bytes=0-0").send()).await.err();
-        section.add(unread_replica(asked, prefix, refusal));
+        let refusal = ask(first_byte(place, key).version_id(version).send()).await;
+        let read = (CheckName::DestinationRead, "s3:GetObjectVersion");
+        let refusal = refusal.err();
+        section.add(refusal.and_then(|refusal| refused_read(asked, prefix, read, &refusal)));
     }
     let uploads = s3.list_multipart_uploads().bucket(place.bucket);
     let refusal = ask(uploads.max_uploads(1).send()).await.err();
-    section.add(unlisted_uploads(asked, refusal));
+    section.add(refusal.map(|refusal| unlisted_uploads(asked, &refusal)));
     if section.findings.len() == before {
         section.fine(format!("{} can be listed and read", place.url()));
     }
 }
 
-/// Judges a denied read of a key that is not there.
-fn untold((place, attributes): Asked<'_>, prefix: &str, refusal: &Refusal) -> Finding {
-    let what = format!(
-        "a key that is not there is answered as denied: {}",
-        refusal.words
-    );
+/// Judges the answer to a read of a key that is not there, which has to say just that.
+fn untold((place, attributes): Asked<'_>, prefix: &str, refusal: &Refusal) -> Option<Finding> {
+    if is_of_object(refusal) {
+        return None;
+    }
+    let what = match refusal.kind == RefusalKind::Denied {
+        true => format!(
+            "a key that is not there is answered as denied: {}",
+            refusal.words
+        ),
+        false => refusal.describe("s3:GetObject of a key that is not there"),
+    };
     let why = "S3 says that a key is absent only to those who may list the bucket; every task that \
          writes a new key is parked";
-    let list = place.fixes(attributes, refusal, "s3:ListBucket");
-    let get = place.fixes_of_objects((attributes, prefix), refusal, "s3:GetObject");
+    let mut fixes = place.fixes(attributes, refusal, "s3:ListBucket");
+    fixes.extend(place.fixes_of_objects((attributes, prefix), refusal, "s3:GetObject"));
+    fixes.dedup();
     let finding = Finding::problem(CheckName::DestinationList, place.url(), what, why);
-    finding.fixed_by(list).fixed_by(get)
+    Some(finding.fixed_by(fixes).weighed_by(refusal))
 }
 
-fn unread_replica(
-    (place, attributes): Asked<'_>,
-    prefix: &str,
-    refusal: Option<Refusal>,
-) -> Option<Finding> {
-    let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied)?;
-    let what = format!("what is there may not be read: {}", refusal.words);
-    let why = "what a key holds at the destination is read before it is written: tasks are parked";
-    let fix = place.fixes_of_objects((attributes, prefix), &refusal, "s3:GetObjectVersion");
-    let finding = Finding::problem(CheckName::DestinationRead, place.url(), what, why);
-    Some(finding.fixed_by(fix))
-}
-
-fn unlisted_uploads((place, attributes): Asked<'_>, refusal: Option<Refusal>) -> Option<Finding> {
-    let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied)?;
-    let what = format!("its uploads may not be listed: {}", refusal.words);
+fn unlisted_uploads((place, attributes): Asked<'_>, refusal: &Refusal) -> Finding {
+    let action = "s3:ListBucketMultipartUploads";
     let why = "after a worker is lost, each of its keys waits ten minutes";
-    let fix = place.fixes(attributes, &refusal, "s3:ListBucketMultipartUploads");
-    let finding = Finding::problem(CheckName::DestinationUploads, place.url(), what, why);
-    Some(finding.into_warning().fixed_by(fix))
+    let fix = place.fixes(attributes, refusal, action);
+    let (check, what) = (CheckName::DestinationUploads, refusal.describe(action));
+    let finding = Finding::problem(check, place.url(), what, why).into_warning();
+    finding.fixed_by(fix).weighed_by(refusal)
 }
 
 /// Asks about a key as the account that uses it.
@@ -288,37 +312,50 @@ pub(super) async fn judge_key(
 ) {
     let name = &key.name;
     let described = ask(clients.kms.describe_key().key_id(name).send()).await;
-    match described.map(|described| described.key_metadata.map(KeyReport::from)) {
-        Ok(Some(answer)) => match answer.state {
-            Some(KeyState::Invalid | KeyState::Missing) => {
-                section.add([unusable(key, account, &answer)]);
-            }
-            Some(KeyState::Usable) => section.fine(format!("{} key {name} is usable", key.side)),
-            Some(KeyState::Unknown) | None => section.skip(unknown(key, &answer.detail)),
-        },
-        Err(refusal) if refusal.kind == RefusalKind::Absent => {
-            section.add([missing(key, account, &refusal.words)]);
+    let answer = match described {
+        Ok(described) => described
+            .key_metadata
+            .map(KeyReport::from)
+            .unwrap_or_default(),
+        Err(refusal) => return section.add([undescribed(key, account, &refusal, documents)]),
+    };
+    match answer.state {
+        Some(KeyState::Invalid | KeyState::Missing) => {
+            section.add([unusable(key, account, &answer)]);
         }
-        Err(refusal) if refusal.kind == RefusalKind::Denied => {
-            section.add([undescribed(key, &refusal, documents)]);
+        Some(KeyState::Usable) => section.fine(format!("{} key {name} is usable", key.side)),
+        Some(KeyState::Unknown) | None => {
+            let state = format!("KMS does not say its state: {}", answer.detail);
+            let open = Refusal::silent(state);
+            section.add([undescribed(key, account, &open, documents)]);
         }
-        Ok(None) => section.skip(unknown(key, "the answer is empty")),
-        Err(refusal) => section.skip(unknown(key, &refusal.words)),
     }
 }
 
-fn unknown(key: &KeyUse, words: &str) -> String {
-    let name = &key.name;
-    format!("whether key {name} can be used (kms:DescribeKey): {words}")
-}
-
-fn undescribed(key: &KeyUse, refusal: &Refusal, documents: &DocumentSet<'_>) -> Finding {
-    let what = format!("kms:DescribeKey is denied: {}", refusal.words);
-    let why = "whether it can be used is not known before an object needs it";
-    let fix = documents.fixes(refusal, Needed::of("kms:DescribeKey", &key.name));
-    Finding::problem(check_of(key.side), &key.name, what, why)
-        .into_unasked()
-        .fixed_by(fix)
+/// Judges a key that KMS did not describe. S3 does not describe it, so that this cannot be done leaves
+/// open whether it can be used.
+fn undescribed(
+    key: &KeyUse,
+    account: &Account,
+    refusal: &Refusal,
+    documents: &DocumentSet<'_>,
+) -> Finding {
+    if refusal.kind == RefusalKind::Absent {
+        return missing(key, account, &refusal.words);
+    }
+    let action = "kms:DescribeKey";
+    let (check, what) = (check_of(key.side), refusal.describe(action));
+    let fix = documents.fixes(refusal, Needed::of(action, &key.name));
+    if matches!(
+        refusal.kind,
+        RefusalKind::Denied | RefusalKind::Unimplemented
+    ) {
+        let why = "whether it can be used is not known before an object needs it";
+        let found = Finding::problem(check, &key.name, what, why);
+        return found.into_unasked().fixed_by(fix);
+    }
+    let found = Finding::problem(check, &key.name, what, WHY_USABLE);
+    found.fixed_by(fix).weighed_by(refusal)
 }
 
 fn unusable(key: &KeyUse, account: &Account, answer: &KeyReport) -> Finding {

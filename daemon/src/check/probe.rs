@@ -13,7 +13,7 @@ use replicator_core::retry::LANDING;
 use replicator_core::rule::Rule;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Asked, ask};
+use super::access::{ASK_TIMEOUT, Asked, ask};
 use super::buckets;
 use super::finding::{CheckName, Finding, Fix, Section, Severity, shell_quoted};
 use super::objects::RESERVED;
@@ -24,6 +24,8 @@ use crate::s3::checksum::{CRC64_NVME, crc64_header, crc64_of};
 const BODY: &[u8] = b"s3-replicator check --probe\n";
 const TAGGING: &str = "x-amz-tagging";
 const IF_ABSENT: &str = "if-none-match";
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+const CONDITION_FAILED: &str = "PreconditionFailed";
 
 /// Writes and removes probe objects at a rule's destination, with each set of headers that its
 /// writes have, until `stop` is cancelled.
@@ -135,9 +137,7 @@ impl<'a> Probe<'a> {
 
     /// Writes, and reads what was written.
     async fn run(&self) -> Vec<Finding> {
-        let mut found = Vec::new();
-        let (version, more) = self.write().await;
-        found.extend(more);
+        let (version, mut found) = self.write().await;
         if let Some(version) = version {
             found.extend(self.repeat().await);
             found.extend(self.read(&version).await);
@@ -158,7 +158,11 @@ impl<'a> Probe<'a> {
         let tags = (TAGGING, "s3-replicator=probe".to_owned());
         let condition = (IF_ABSENT, "*".to_owned());
         let refusal = match self.put(&[tags.clone(), condition.clone()]).await {
-            Ok(version) => return (version, Vec::new()),
+            Ok(Some(version)) => return (Some(version), Vec::new()),
+            Ok(None) => {
+                let (check, what) = (CheckName::DestinationWrite, "PutObject names no version");
+                return (None, vec![Finding::unknown(check, self.place(), what)]);
+            }
             Err(refusal) => refusal,
         };
         if refusal.kind == RefusalKind::Denied
@@ -204,12 +208,15 @@ impl<'a> Probe<'a> {
         Ok(version)
     }
 
-    /// Writes it again where it is: an endpoint that honours conditions refuses that.
+    /// Writes it again where it is: an endpoint that honours conditions refuses that for the
+    /// condition. Any other refusal says nothing of it.
     async fn repeat(&self) -> Option<Finding> {
-        match self.put(&[(IF_ABSENT, "*".to_owned())]).await {
-            Ok(_) => Some(self.unconditional("a write with If-None-Match: * replaced an object")),
-            Err(_) => None,
-        }
+        let Err(refusal) = self.put(&[(IF_ABSENT, "*".to_owned())]).await else {
+            return Some(self.unconditional("a write with If-None-Match: * replaced an object"));
+        };
+        let what = refusal.describe("a write with If-None-Match: * over an object");
+        let is_honoured = refusal.code == CONDITION_FAILED;
+        (!is_honoured).then(|| Finding::unknown(CheckName::ConditionalWrites, self.place(), what))
     }
 
     fn unconditional(&self, words: &str) -> Finding {
@@ -241,20 +248,21 @@ impl<'a> Probe<'a> {
         }
         let get = place.clients.s3.get_object().bucket(place.bucket);
         let answer = ask(get.key(&self.key).version_id(version).send()).await;
+        let check = CheckName::DestinationRead;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(refusal) => {
-                let check = CheckName::DestinationRead;
-                return Some(self.denied(check, &refusal, "s3:GetObjectVersion"));
-            }
+            Err(refusal) => return Some(self.denied(check, &refusal, "s3:GetObjectVersion")),
         };
-        let body = answer.body.collect().await.map(|body| body.into_bytes());
-        let is_equal = body.is_ok_and(|body| body == BODY);
-        (!is_equal).then(|| {
+        let body = tokio::time::timeout(ASK_TIMEOUT, answer.body.collect()).await;
+        let Ok(Ok(body)) = body else {
+            let what = "what was written could not be read to its end";
+            return Some(Finding::unknown(check, self.place(), what));
+        };
+        (body.into_bytes() != BODY).then(|| {
             let what = "what is read is not what was written";
             let why = "replicas would not be equal to their sources, and are parked";
             let fix = Fix::advice("look at the store, and at proxies before it");
-            Finding::problem(CheckName::DestinationRead, self.place(), what, why).fixed_by([fix])
+            Finding::problem(check, self.place(), what, why).fixed_by([fix])
         })
     }
 
@@ -266,11 +274,8 @@ impl<'a> Probe<'a> {
             .build()
             .ok()?;
         let tags = Tagging::builder().tag_set(tag).build().ok()?;
-        let put = place
-            .clients
-            .s3_once
-            .put_object_tagging()
-            .bucket(place.bucket);
+        let s3 = &place.clients.s3_once;
+        let put = s3.put_object_tagging().bucket(place.bucket);
         let put = put.key(&self.key).version_id(version).tagging(tags);
         let refusal = ask(put.send()).await.err()?;
         let check = CheckName::DestinationTags;
@@ -320,21 +325,16 @@ impl<'a> Probe<'a> {
     /// Judges a refused request; one that got no answer is known not to have been carried out, or
     /// is removed with the rest.
     fn denied(&self, check: CheckName, refusal: &Refusal, action: &str) -> Finding {
-        let what = format!("{action} is refused: {}", refusal.words);
         let why = "replicas cannot be written so: their tasks are parked";
-        let is_denied = refusal.kind == RefusalKind::Denied;
-        let fix = match is_denied {
+        let fix = match refusal.kind == RefusalKind::Denied {
             true => self.fixes(refusal, action),
             false => vec![Fix::advice(
                 "change what the service names: a header comes from the rule's storage class or \
                  encryption, or from the bucket's own",
             )],
         };
-        let found = Finding::problem(check, self.place(), what, why).fixed_by(fix);
-        match refusal.kind == RefusalKind::Silent {
-            true => found.into_unasked(),
-            false => found,
-        }
+        let found = Finding::problem(check, self.place(), refusal.describe(action), why);
+        found.fixed_by(fix).weighed_by(refusal)
     }
 
     /// Removes every version of the probe object, and its delete markers: those that the bucket
@@ -343,14 +343,20 @@ impl<'a> Probe<'a> {
     async fn remove(&self) -> Vec<Finding> {
         let place = self.asked.0;
         let mut left = Vec::new();
-        if self.is_unsure.load(Ordering::Relaxed) {
+        let is_unsure = self.is_unsure.load(Ordering::Relaxed);
+        if is_unsure {
             tokio::time::sleep(LANDING).await;
             left.extend(self.abort_uploads().await);
         }
         let list = place.clients.s3.list_object_versions().bucket(place.bucket);
         let own = match ask(list.prefix(&self.key).send()).await {
             Ok(listed) => self.own_of(&listed),
-            Err(_) => self.made.lock().clone(),
+            Err(refusal) => {
+                let what = refusal.describe("s3:ListBucketVersions, for what may be left of it,");
+                let check = CheckName::DestinationDeleteVersion;
+                left.extend(is_unsure.then(|| Finding::unknown(check, self.place(), what)));
+                self.made.lock().clone()
+            }
         };
         for version in own {
             let delete = place.clients.s3_once.delete_object().bucket(place.bucket);
@@ -367,10 +373,16 @@ impl<'a> Probe<'a> {
         let place = self.asked.0;
         let list = place.clients.s3.list_multipart_uploads();
         let list = list.bucket(place.bucket).prefix(&self.key);
-        let listed = ask(list.send()).await.ok();
-        let begun = listed.and_then(|listed| listed.uploads).unwrap_or_default();
+        let listed = match ask(list.send()).await {
+            Ok(listed) => listed.uploads.unwrap_or_default(),
+            Err(refusal) => {
+                let what = refusal.describe("s3:ListBucketMultipartUploads, for what may be left,");
+                let check = CheckName::DestinationMultipart;
+                return vec![Finding::unknown(check, self.place(), what)];
+            }
+        };
         let mut left = Vec::new();
-        for id in begun.into_iter().filter_map(|upload| upload.upload_id) {
+        for id in listed.into_iter().filter_map(|upload| upload.upload_id) {
             left.extend(self.abort(&id).await);
         }
         left
@@ -404,11 +416,13 @@ impl<'a> Probe<'a> {
         let remove = place.command("delete-object", &rest);
         let is_denied = refusal.kind == RefusalKind::Denied && self.rule.version_deletes;
         let permit = is_denied.then(|| self.fixes(refusal, "s3:DeleteObjectVersion"));
+        let severity = match self.rule.version_deletes {
+            _ if refusal.leaves_open() => Severity::Unasked,
+            true => Severity::Problem,
+            false => Severity::Warning,
+        };
         let found = Finding {
-            severity: match self.rule.version_deletes {
-                true => Severity::Problem,
-                false => Severity::Warning,
-            },
+            severity,
             ..Finding::problem(check, self.place(), what, why)
         };
         found
@@ -434,8 +448,5 @@ fn retained((place, _): buckets::Asked<'_>) -> Finding {
 
 fn interrupted((place, _): buckets::Asked<'_>) -> Finding {
     let what = "the probe was interrupted; it writes nothing more";
-    let why = "whether the bucket can be written is not known";
-    Finding::problem(CheckName::DestinationWrite, place.url(), what, why)
-        .into_unasked()
-        .fixed_by([Fix::command("s3-replicator check --probe")])
+    Finding::unknown(CheckName::DestinationWrite, place.url(), what)
 }

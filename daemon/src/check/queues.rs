@@ -395,28 +395,28 @@ pub(super) async fn try_access(
     section: &mut Section,
 ) {
     let sqs = &clients.sqs;
-    let mut denied = Vec::new();
+    let mut refused = Vec::new();
     if place.purpose != Purpose::DeadLetter {
         let receive = sqs.receive_message().queue_url(place.url);
         let receive = receive
             .max_number_of_messages(NO_MESSAGES)
             .visibility_timeout(0)
             .wait_time_seconds(0);
-        denied.push((
+        refused.push((
             CheckName::QueueReceive,
             "sqs:ReceiveMessage",
             ask(receive.send()).await.err(),
         ));
         let delete = sqs.delete_message().queue_url(place.url);
         let delete = delete.receipt_handle(NO_RECEIPT);
-        denied.push((
+        refused.push((
             CheckName::QueueReceive,
             "sqs:DeleteMessage",
             ask(delete.send()).await.err(),
         ));
         let hide = sqs.change_message_visibility().queue_url(place.url);
         let hide = hide.receipt_handle(NO_RECEIPT).visibility_timeout(0);
-        denied.push((
+        refused.push((
             CheckName::QueueReceive,
             "sqs:ChangeMessageVisibility",
             ask(hide.send()).await.err(),
@@ -425,11 +425,12 @@ pub(super) async fn try_access(
     if place.purpose != Purpose::Events {
         let send = sqs.send_message_batch().queue_url(place.url);
         let refusal = ask(send.set_entries(Some(Vec::new())).send()).await.err();
-        denied.push((CheckName::QueueSend, "sqs:SendMessage", refusal));
+        refused.push((CheckName::QueueSend, "sqs:SendMessage", refusal));
     }
     let before = section.findings.len();
-    for (check, action, refusal) in denied {
-        let refusal = refusal.filter(|refusal| refusal.kind == RefusalKind::Denied);
+    for (check, action, refusal) in refused {
+        // That its parameters are wrong, SQS says only where it is permitted.
+        let refusal = refusal.filter(|refusal| refusal.kind != RefusalKind::Refused);
         section.add(refusal.map(|refusal| forbidden(place, (check, action), &refusal, documents)));
     }
     if section.findings.len() == before {
@@ -453,9 +454,9 @@ fn forbidden(
         (_, CheckName::QueueSend) => "no event is routed to its worker: nothing is replicated",
         _ => "messages cannot be received, or come back after their work is done",
     };
-    let what = format!("{action} is denied: {}", refusal.words);
     let fix = documents.fixes(refusal, Needed::of(action, &place.arn()));
-    Finding::problem(check, place.url, what, why).fixed_by(fix)
+    let found = Finding::problem(check, place.url, refusal.describe(action), why);
+    found.fixed_by(fix).weighed_by(refusal)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use replicator_core::retry;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::s3::accounts::error::{self, ErrorBody, Refusal, RefusalKind};
+use crate::s3::accounts::error::{self, ErrorBody, Refusal};
 
 pub(crate) use body::{BodyChunks, BodyReader, Filled};
 pub(crate) use connector::{Bounds, NoTls, TruncatedAnswer, connect, is_unsent};
@@ -150,12 +150,7 @@ impl S3Http {
         scope: (&str, &str),
         form: &str,
     ) -> Result<String, Refusal> {
-        let silent = |error: BoxError| Refusal {
-            kind: RefusalKind::Silent,
-            code: String::new(),
-            words: error.to_string(),
-            region: None,
-        };
+        let silent = |error: BoxError| Refusal::silent(error.to_string());
         let credentials = self.signer.credentials().await.map_err(silent)?;
         let request = Request::post(url)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")

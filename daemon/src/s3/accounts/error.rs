@@ -225,6 +225,9 @@ pub(crate) enum RefusalKind {
     Unsigned,
     /// The service does not accept the credentials that signed it.
     Unauthenticated,
+    /// It is permitted, and the object cannot give that: it is gone or archived, has no tags, lock
+    /// or byte in range, or is encrypted under its client's own key.
+    Inapplicable,
     /// The service refused it by a code of its own that is none of the above.
     Refused,
     /// There was no definite answer.
@@ -232,14 +235,41 @@ pub(crate) enum RefusalKind {
 }
 
 impl Refusal {
-    /// Makes one of a request that was not answered in time.
-    pub(crate) fn unanswered(timeout: std::time::Duration) -> Self {
+    /// Makes one of a request that has no definite answer.
+    pub(crate) fn silent(words: impl Into<String>) -> Self {
         Self {
             kind: RefusalKind::Silent,
             code: String::new(),
-            words: format!("no answer within {timeout:?}"),
+            words: words.into(),
             region: None,
         }
+    }
+
+    /// Makes one of a request that was not answered in time.
+    pub(crate) fn unanswered(timeout: std::time::Duration) -> Self {
+        Self::silent(format!("no answer within {timeout:?}"))
+    }
+
+    /// Says whether the question stays open, because the service itself did not answer it.
+    pub(crate) fn leaves_open(&self) -> bool {
+        matches!(
+            self.kind,
+            RefusalKind::Silent | RefusalKind::Unsigned | RefusalKind::RoleRefused
+        )
+    }
+
+    /// Says what became of an action.
+    pub(crate) fn describe(&self, action: &str) -> String {
+        let verb = if self.kind == RefusalKind::Denied {
+            "is denied"
+        } else if self.kind == RefusalKind::Unimplemented {
+            "is not known to the endpoint"
+        } else if self.leaves_open() {
+            "got no answer"
+        } else {
+            "is refused"
+        };
+        format!("{action} {verb}: {}", self.words)
     }
 
     /// Reads an error of the SDK.

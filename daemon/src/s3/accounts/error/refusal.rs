@@ -249,9 +249,7 @@ fn by_code(side: Side, during: Operation, body: &ErrorBody) -> Option<FailureKin
         "InvalidObjectState" if side == Side::Source => {
             FailureKind::Ineligible(Reason::SrcObjectNotEligible)
         }
-        // SSE-C:
-        // <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
-        "InvalidRequest" if side == Side::Source && message.contains("Server Side Encryption") => {
+        "InvalidRequest" if side == Side::Source && is_of_own_key(body) => {
             FailureKind::Ineligible(Reason::SrcObjectNotEligible)
         }
         "InvalidRequest" if message.contains("Object Lock") => {
@@ -277,8 +275,17 @@ pub(super) fn question_kind(body: &ErrorBody) -> RefusalKind {
         | "AuthorizationError"
         | "AuthorizationErrorException"
         | "UnauthorizedOperation" => RefusalKind::Denied,
-        "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion" | "NotFound" | "NotFoundException"
-        | "NonExistentQueue" | "QueueDoesNotExist" => RefusalKind::Absent,
+        "NoSuchKey"
+        | "NoSuchVersion"
+        | "NoSuchTagSet"
+        | "NoSuchObjectLockConfiguration"
+        | "InvalidRange"
+        | "InvalidObjectState" => RefusalKind::Inapplicable,
+        "InvalidRequest" if is_of_own_key(body) => RefusalKind::Inapplicable,
+        // What S3 says of a key of KMS is no absence of what S3 was asked for.
+        "NotFoundException" if body.code.starts_with("KMS.") => RefusalKind::Refused,
+        "NoSuchBucket" | "NotFound" | "NotFoundException" | "NonExistentQueue"
+        | "QueueDoesNotExist" => RefusalKind::Absent,
         "PermanentRedirect"
         | "TemporaryRedirect"
         | "Redirect"
@@ -299,11 +306,25 @@ pub(super) fn question_kind(body: &ErrorBody) -> RefusalKind {
         | "RequestTimeTooSkewed" => RefusalKind::Unauthenticated,
         _ if body.status == 501 => RefusalKind::Unimplemented,
         _ if body.status >= 500 || body.status == 429 => RefusalKind::Silent,
-        "SlowDown" | "Throttling" | "ThrottlingException" | "RequestThrottled" => {
-            RefusalKind::Silent
-        }
+        "RequestThrottled" => RefusalKind::Silent,
+        _ if passes_by_itself(body) => RefusalKind::Silent,
         _ => RefusalKind::Refused,
     }
+}
+
+/// Says whether a code is one of those that a task is tried again for as it is.
+fn passes_by_itself(body: &ErrorBody) -> bool {
+    let kind = by_code(Side::Source, Operation::GetObject, body);
+    matches!(
+        kind,
+        Some(FailureKind::Throttled | FailureKind::Transient | FailureKind::ConcurrentWrite)
+    )
+}
+
+/// Says whether an object is encrypted under a key of its client (SSE-C):
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>
+fn is_of_own_key(body: &ErrorBody) -> bool {
+    body.code == "InvalidRequest" && body.message.contains("Server Side Encryption")
 }
 
 /// Codes that stay until an operator changes something, by the name that native replication has for
