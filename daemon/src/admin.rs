@@ -35,9 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::check::{Finding, SetUp};
+use crate::clock;
 use crate::dispatch::{Command, InFlightStats};
 use crate::engine::Engine;
-use crate::health::{LastError, LivenessFailure, PollStatus, SILENT_AFTER};
+use crate::health::{LastError, LivenessFailure, PollStatus, QueueYield, SILENT_AFTER};
 pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
@@ -132,6 +133,9 @@ pub struct QueueStatus {
     /// Why a poll last failed.
     #[serde(default)]
     pub last_error: Option<LastError>,
+    /// Which queue it makes way for, if it is a backfill queue and its work queue has messages.
+    #[serde(default)]
+    pub yields: Option<QueueYield>,
 }
 
 // Dispatch answers between two events. It is late when it waits for room at the ack station, and
@@ -230,6 +234,7 @@ impl Admin {
             answers: poll.is_ready(),
             is_paused: poll.is_paused(),
             last_error: poll.last_error(),
+            yields: poll.yields(),
         };
         Ok(Status {
             ready: self.unreadiness().is_none(),
@@ -286,7 +291,9 @@ impl Admin {
         metrics.set_memory("budget", self.engine.budget.total_bytes());
         metrics.set_memory("used", self.engine.budget.used_bytes());
         for poll in self.polls.iter() {
-            metrics.set_queue_up(&poll.queue, poll.is_ready());
+            let yields = poll.yields();
+            let since = yields.map(|yields| clock::now() - yields.since);
+            metrics.set_queue(&poll.queue, poll.is_ready(), since.unwrap_or_default());
         }
         let own = metrics.render().map_err(|error| error.to_string())?;
         Ok(own + &process::render_figures())

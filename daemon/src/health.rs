@@ -268,12 +268,26 @@ impl LastErrors {
     }
 }
 
+/// What a backfill queue is not received from for: its work queue goes first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueYield {
+    /// The work queue.
+    pub work_queue: String,
+    /// How many messages wait there, as SQS said last, those included that it gives out only
+    /// after others.
+    pub messages: u64,
+    /// Since when there are any.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: Timestamp,
+}
+
 /// How polling one queue goes.
 #[derive(Debug)]
 pub(crate) struct PollStatus {
     pub(crate) queue: String,
     last: Mutex<LastPoll>,
     error: Mutex<Option<LastError>>,
+    yields: Mutex<Option<QueueYield>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -292,10 +306,32 @@ impl PollStatus {
             queue: queue.to_owned(),
             last: Mutex::new(LastPoll::None),
             error: Mutex::default(),
+            yields: Mutex::default(),
         }
     }
 
     pub(crate) fn poll_succeeded(&self) {
+        *self.yields.lock() = None;
+        self.record_answer();
+    }
+
+    /// Records that the queue is not received from, because messages wait in its work queue: that is
+    /// as it should be, unless it goes on.
+    pub(crate) fn poll_yields(&self, work_queue: &str, messages: u64) {
+        self.record_answer();
+        let mut yields = self.yields.lock();
+        *yields = Some(QueueYield {
+            work_queue: work_queue.to_owned(),
+            messages,
+            since: yields.as_ref().map_or_else(clock::now, |known| known.since),
+        });
+    }
+
+    pub(crate) fn yields(&self) -> Option<QueueYield> {
+        self.yields.lock().clone()
+    }
+
+    fn record_answer(&self) {
         *self.last.lock() = LastPoll::Succeeded;
         if let Some(error) = self.error.lock().as_mut() {
             error.is_over = true;
@@ -303,6 +339,7 @@ impl PollStatus {
     }
 
     pub(crate) fn poll_paused(&self) {
+        *self.yields.lock() = None;
         *self.last.lock() = LastPoll::Paused;
     }
 

@@ -186,6 +186,9 @@ metrics! {
         "1; the label says which version runs.", &["version"]);
     queue_up: IntGaugeVec = gauge("queue_up",
         "1 while the queue answered its last poll.", &["queue"]);
+    queue_yielding: IntGaugeVec = gauge("queue_yielding_seconds",
+        "How long a backfill queue is not received from because its work queue has messages.",
+        &["queue"]);
     reloaded: IntGauge = IntGauge::new("last_reload_successful",
         "1 if the rules were taken over at the last reload, or at the start.");
     reloaded_at: IntGauge = IntGauge::new("last_reload_success_timestamp_seconds",
@@ -377,9 +380,11 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn set_queue_up(&self, queue: &str, is_up: bool) {
-        let gauge = self.queue_up.with_label_values(&[queue]);
-        gauge.set(i64::from(is_up));
+    /// Takes over whether a queue answers, and for how long it has made way for its work queue.
+    pub(crate) fn set_queue(&self, queue: &str, is_up: bool, yielding: time::Duration) {
+        let gauge = |of: &IntGaugeVec, value| of.with_label_values(&[queue]).set(value);
+        gauge(&self.queue_up, i64::from(is_up));
+        gauge(&self.queue_yielding, yielding.whole_seconds());
     }
 
     /// Replaces the times of the last event and replica of every rule; what never happened has no

@@ -427,6 +427,50 @@ fn hints_wait_in_their_queue_while_events_wait_and_both_keep_each_key_in_order()
 }
 
 #[test]
+fn hints_that_a_paused_rule_holds_up_are_seen_to_wait() {
+    simulate(9, async |mut sim| {
+        sim.share();
+        let own = format!("filter = {{ prefix = \"own/\" }}\n{}", with_hints(&sim));
+        let other = format!(
+            "filter = {{ prefix = \"other/\" }}\nwork_queue = \"{}\"",
+            sim.sqs.url(WORK)
+        );
+        let rules = format!("{own}\n{}", fleet::rule_text("other", ARCHIVE, &other));
+        let settings = fleet::settings(&mut sim, &rules, AWS);
+        sim.fill("own/", 20, 3).await;
+        sim.post_everything();
+        let daemon = fleet::lone(&mut sim, &rules, AWS).await;
+        let yields = async || {
+            let status = daemon.status().await.unwrap();
+            let mut queues = status.queues.into_iter();
+            queues.find(|queue| queue.queue == HINTS).unwrap().yields
+        };
+        let label = format!("queue=\"{HINTS}\"");
+        let seconds = async || fleet::figure(&daemon, "queue_yielding_seconds", &[&label]).await;
+        assert_eq!((yields().await, seconds().await), (None, 0.0));
+        daemon.pause_rule("other").unwrap();
+        // Ten events of the key at most are received together, and hidden for up to an hour; SQS
+        // counts the others as waiting, and gives none of them out.
+        for _ in 0..25 {
+            sim.put("other/a", b"body").await;
+        }
+        sim.pass(Duration::from_secs(60)).await;
+        run(&sim, &settings, &arguments()).await.unwrap();
+        sim.pass(Duration::from_secs(1_200)).await;
+        let yielded = yields().await.unwrap();
+        assert_eq!(yielded.work_queue, WORK);
+        assert!(yielded.messages >= 15, "{yielded:?}");
+        assert!(seconds().await > 1_200.0, "{}", seconds().await);
+        assert_eq!(sim.s3.keys(ARCHIVE).len(), 0);
+        daemon.resume_rule("other").unwrap();
+        all_drained(&sim).await;
+        assert_eq!((yields().await, seconds().await), (None, 0.0));
+        assert_eq!(sim.s3.keys(ARCHIVE).len(), 21);
+        daemon.stop().await;
+    });
+}
+
+#[test]
 fn routers_that_die_with_hints_in_hand_lose_none() {
     for seed in 0..3 {
         simulate(seed, async |mut sim| {

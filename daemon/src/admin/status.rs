@@ -337,10 +337,21 @@ fn write_errors(status: &Status, text: &mut String) -> fmt::Result {
         answers,
         is_paused,
         last_error,
+        yields,
     } in &status.queues
     {
         if *is_paused {
             writeln!(text, "\nqueue {queue}: not polled, its rules are paused")?;
+            continue;
+        }
+        if let Some(yields) = yields {
+            writeln!(
+                text,
+                "\nqueue {queue}: not polled since {}, {} messages of {} go first",
+                to_seconds(Some(yields.since)),
+                yields.messages,
+                yields.work_queue
+            )?;
             continue;
         }
         match last_error.as_ref().filter(|_| !answers) {

@@ -244,9 +244,8 @@ impl Receiver {
     async fn wait_until_empty(&self, work_queue: &QueueAccess) {
         loop {
             match work_queue.count_waiting().await {
-                Ok(0) => return,
-                // That it is not polled is as it should be.
-                Ok(_) => self.poll.poll_succeeded(),
+                Ok(0) => return self.poll.poll_succeeded(),
+                Ok(messages) => self.poll.poll_yields(work_queue.queue.name(), messages),
                 Err(error) => {
                     self.poll.poll_failed(&error);
                     warn!(
