@@ -338,10 +338,11 @@ impl OriginClaim {
     }
 }
 
+/// How far the clocks of two stores may be apart.
 // Two stores that keep their clocks by NTP are a second apart at most, and each states times by the
 // second. A stamp that is refused wrongly costs one more copy; one that is accepted wrongly makes
 // as much of the source's history late.
-pub(crate) const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ use replicator_core::failure::{Reason, error_chain};
 use replicator_core::object::without_commands;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -62,6 +62,8 @@ pub(crate) struct Admin {
     pub(crate) token: Option<Token>,
     /// Names, in lower case, under which clients may reach this, beside addresses and localhost.
     pub(crate) hosts: Arc<[String]>,
+    /// Places of the requests that read an object at both sides.
+    pub(crate) object_reads: Arc<Semaphore>,
 }
 
 /// The figures behind `s3-replicator status`.
@@ -540,6 +542,7 @@ pub(crate) mod tests {
                 hosts: Arc::default(),
                 rules: watch::channel(Arc::default()).1,
                 token: None,
+                object_reads: Arc::new(Semaphore::new(api::OBJECTS_MAX)),
             },
             asked,
         )

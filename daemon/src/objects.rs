@@ -55,8 +55,11 @@ pub(crate) struct KeyReplication {
     pub(crate) versions: Vec<VersionStatus>,
     /// Version ids of objects at the destination that are no replicas.
     pub(crate) unmanaged: Vec<String>,
-    /// How many older versions were left out.
+    /// How many older versions of the source nothing is told of.
     pub(crate) omitted: usize,
+    /// How many older versions of the destination were not looked at: what they are is not known.
+    #[serde(default)]
+    pub(crate) unread: usize,
 }
 
 /// Why a rule does not take a key.
@@ -103,8 +106,11 @@ pub(crate) struct ObjectReader<'a> {
     pub(crate) ledger: LedgerReader<'a>,
 }
 
-// Of a key with more the newest are told of: each that the ledger does not know costs a HEAD.
+// Of a key with more the newest are told of.
 const VERSIONS_MAX: usize = 1000;
+
+// Each that the ledger does not know costs a HEAD. A version may be there twice, or be no replica.
+const SHOWN_MAX: usize = 2 * VERSIONS_MAX;
 
 // Several at a time, as for the keys of `verify`.
 const HEADS_MAX: usize = 16;
@@ -196,13 +202,18 @@ impl<'a> ObjectReader<'a> {
         }
         let mut keys = Vec::new();
         for place in &places {
-            let mut found = self.read_place(place).await.map_err(Unanswered::Failed)?;
-            found.versions.retain(|status| question.is_about(status));
-            keys.push(found);
+            let found = self.read_place(place, question).await;
+            keys.push(found.map_err(Unanswered::Failed)?);
         }
         let has_any = keys.iter().any(|found| !found.versions.is_empty());
         if let Some(version) = question.version.as_ref().filter(|_| !has_any) {
-            let unknown = format!("neither side of {name} has a version {version:?}");
+            let unread: usize = keys.iter().map(|found| found.unread).sum();
+            let mut unknown = format!("neither side of {name} has a version {version:?}");
+            if unread > 0 {
+                unknown.push_str(&format!(
+                    ", but {unread} older versions of the destination were not looked at"
+                ));
+            }
             return Err(Unanswered::Unknown(unknown));
         }
         Ok(ObjectStatus {
@@ -238,7 +249,11 @@ impl<'a> ObjectReader<'a> {
 
     /// Reads both sides of a key. The destination comes first: a replica is there later than its
     /// original.
-    async fn read_place(self, place: &KeyPlace<'a>) -> Result<KeyReplication, Failure> {
+    async fn read_place(
+        self,
+        place: &KeyPlace<'a>,
+        question: &ObjectQuestion,
+    ) -> Result<KeyReplication, Failure> {
         let KeyPlace {
             lead,
             rules,
@@ -250,12 +265,9 @@ impl<'a> ObjectReader<'a> {
         let from = accounts.access_to(source)?;
         let to = accounts.access_to(&target.destination)?;
         let bucket = &target.destination.bucket;
-        let mut shown = list_key(to, (Side::Destination, bucket), &target.key).await?;
-        let mut listed = list_key(from, (Side::Source, &source.bucket), key).await?;
-        let omitted = listed.len().saturating_sub(VERSIONS_MAX);
-        listed.drain(..omitted);
-        // A version may be there twice, or be no replica.
-        shown.drain(..shown.len().saturating_sub(2 * VERSIONS_MAX));
+        let mut unread = list_key(to, (Side::Destination, bucket), &target.key).await?;
+        let listed = list_key(from, (Side::Source, &source.bucket), key).await?;
+        let shown = unread.split_off(unread.len().saturating_sub(SHOWN_MAX));
         let (records, start) = self.ledger.read(target, lead)?;
         let original = Original {
             bucket: &source.bucket,
@@ -272,16 +284,27 @@ impl<'a> ObjectReader<'a> {
             start,
             source: listed,
             shown,
+            unread,
             records,
         };
-        let (versions, unmanaged) = history.statuses();
+        let (mut versions, unmanaged) = run_blocking(|| history.statuses(VERSIONS_MAX));
+        versions.retain(|status| question.is_about(status));
+        if versions.is_empty() {
+            versions.extend(
+                question
+                    .version
+                    .iter()
+                    .filter_map(|id| history.unjudged(id)),
+            );
+        }
         Ok(KeyReplication {
             rule: lead.id.clone(),
             source: format!("s3://{}/{}", source.bucket, key.as_str()),
             destination: format!("s3://{bucket}/{}", target.key.as_str()),
             versions,
             unmanaged,
-            omitted,
+            omitted: history.source.len().saturating_sub(VERSIONS_MAX),
+            unread: history.unread.len(),
         })
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use replicator_config::Settings;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::api::Token;
+use crate::admin::api::{self, OBJECTS_MAX, Token};
 use crate::admin::{Admin, Status};
 use crate::clock;
 use crate::dispatch::{Channels, Dispatch};
@@ -213,6 +213,7 @@ impl Daemon {
             hosts: settings.listen_hosts.as_slice().into(),
             rules: rules.subscribe(),
             token,
+            object_reads: Arc::new(Semaphore::new(OBJECTS_MAX)),
         };
         spawn_services(&admin, (listener, role), &close, &mut services);
         Self {
@@ -243,6 +244,13 @@ impl Daemon {
     /// Returns what `/metrics` shows.
     pub async fn metrics(&self) -> Result<String, String> {
         self.admin.metrics().await
+    }
+
+    /// Tells what became of an object, as JSON; an error says why it cannot.
+    pub async fn object_status(&self, uri: &str) -> Result<String, String> {
+        let status = api::object_status(&self.admin, uri).await;
+        let status = status.map_err(|(_, why)| why)?;
+        serde_json::to_string(&status).map_err(|error| error.to_string())
     }
 
     /// Pauses a rule; returns false if it was paused before.

@@ -73,6 +73,7 @@ mod silence;
 mod pauses;
 // What commands and programs are told.
 mod checked;
+mod objects;
 mod strangers;
 // What verify finds of what was broken, and what daemons find by themselves.
 mod rounds;

@@ -15,7 +15,7 @@ use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::error_chain;
@@ -31,7 +31,7 @@ use crate::admin::status::{DaemonAddress, DaemonClient, TIMEOUT, send_request};
 use crate::admin::{Admin, Refusal, json_response, unavailable};
 use crate::objects::{
     KeyReplication, LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered,
-    VersionStatus, read_beside,
+    read_beside,
 };
 use crate::process::run_blocking;
 
@@ -100,8 +100,25 @@ pub(crate) fn router() -> Router<Admin> {
         .route("/rules/{id}/pause", post(pause_rule))
         .route("/rules/{id}/resume", post(resume_rule))
         .fallback(no_path)
+        .layer(middleware::from_fn(refuse_pages))
         .layer(middleware::map_response(describe_refusal));
     Router::new().nest("/api/v1", paths)
+}
+
+/// Refuses what a browser sends for a page of another origin, which can read no answer, and could
+/// make requests that cost money: <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
+async fn refuse_pages(request: Request, next: Next) -> Result<Response, Refusal> {
+    let sites = request.headers().get_all("sec-fetch-site");
+    match sites
+        .iter()
+        .all(|site| site == "same-origin" || site == "none")
+    {
+        true => Ok(next.run(request).await),
+        false => {
+            let text = "a browser sends this for a page of another origin, which is refused";
+            Err((StatusCode::FORBIDDEN, text.to_owned()))
+        }
+    }
 }
 
 /// Lets a request that changes anything through if it bears the token. Without a token the API
@@ -145,14 +162,18 @@ pub(super) struct ApiError {
 fn refused(status: StatusCode, error: String) -> Response {
     let mut answer = json_response(&ApiError { error });
     *answer.status_mut() = status;
-    if status == StatusCode::UNAUTHORIZED {
-        let scheme = header::HeaderValue::from_static("Bearer");
-        answer
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, scheme);
-    }
+    let advice = match status {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER_SECONDS)),
+        _ => None,
+    };
+    let advice = advice.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    answer.headers_mut().extend(advice);
     answer
 }
+
+// Most objects are read within a second; the dispatch and the buckets are given up after more.
+const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Gives a refusal in words the form that programs read.
 async fn describe_refusal(answer: Response) -> Response {
@@ -213,11 +234,20 @@ async fn read_object(State(admin): State<Admin>, uri: Uri) -> Result<Response, R
             }
         }
     }
-    let asked = asked.unwrap_or_default();
-    let question = ObjectQuestion::parse_uri(&asked).ok_or_else(|| {
+    let status = object_status(&admin, &asked.unwrap_or_default()).await?;
+    Ok(json_response(&status))
+}
+
+/// Tells what became of an object, of so many at a time.
+pub(crate) async fn object_status(admin: &Admin, asked: &str) -> Result<ObjectStatus, Refusal> {
+    let question = ObjectQuestion::parse_uri(asked).ok_or_else(|| {
         let text = format!("{asked:?} is not s3://bucket/key; say uri=s3://bucket/key");
         (StatusCode::BAD_REQUEST, text)
     })?;
+    let Ok(_place) = admin.object_reads.try_acquire() else {
+        let text = format!("{OBJECTS_MAX} objects are being read already; ask again");
+        return Err(unavailable(text));
+    };
     let rules = admin.rules.borrow().clone();
     let reader = ObjectReader {
         accounts: &admin.engine.accounts,
@@ -226,11 +256,15 @@ async fn read_object(State(admin): State<Admin>, uri: Uri) -> Result<Response, R
     };
     let found = tokio::time::timeout(OBJECT_TIMEOUT, Box::pin(reader.read(&question))).await;
     match found.map_err(|_| unavailable("the buckets take too long to answer"))? {
-        Ok(status) => Ok(json_response(&status)),
+        Ok(status) => Ok(status),
         Err(Unanswered::Unknown(text)) => Err((StatusCode::NOT_FOUND, text)),
         Err(Unanswered::Failed(failure)) => Err(unavailable(error_chain(&failure))),
     }
 }
+
+/// Objects that are read at a time. Each may take 200 lists and 2,000 HEADs for each destination,
+/// which cost money, and memory for two histories of 100,000 versions.
+pub(crate) const OBJECTS_MAX: usize = 2;
 
 // The command waits for somewhat longer.
 const OBJECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -293,43 +327,26 @@ fn write_key(key: &KeyReplication, text: &mut String) -> fmt::Result {
         "STATUS", "VERSION", "SINCE"
     )?;
     for version in &key.versions {
-        write_version(version, text)?;
+        version.write_lines(text)?;
     }
     for id in &key.unmanaged {
         writeln!(text, "no replica: version {id} of the destination")?;
     }
     if key.omitted > 0 {
-        writeln!(text, "and {} older versions", key.omitted)?;
+        let omitted = key.omitted;
+        writeln!(
+            text,
+            "and {omitted} older versions, of which nothing is told"
+        )?;
+    }
+    if key.unread > 0 {
+        let unread = key.unread;
+        writeln!(
+            text,
+            "not looked at: {unread} older versions of the destination"
+        )?;
     }
     Ok(())
-}
-
-fn write_version(version: &VersionStatus, text: &mut String) -> fmt::Result {
-    let id = version.version_id.as_deref().unwrap_or("unknown");
-    let since = version.since.as_deref().unwrap_or_default();
-    let replica = version.replica_version_id.as_deref().unwrap_or("none");
-    let status = version.status.to_string();
-    write!(text, "{status:<10} {id:<34} {since:<22} {replica}")?;
-    writeln!(
-        text,
-        "{}",
-        if version.is_delete_marker {
-            " (delete marker)"
-        } else {
-            ""
-        }
-    )?;
-    match (&version.reason, &version.detail) {
-        (Some(reason), Some(detail)) => {
-            writeln!(text, "           {reason}: {}", escape_controls(detail))?;
-        }
-        (None, Some(detail)) => writeln!(text, "           {}", escape_controls(detail))?,
-        (_, None) => {}
-    }
-    match &version.remedy {
-        Some(remedy) => writeln!(text, "           fix: {remedy}"),
-        None => Ok(()),
-    }
 }
 
 /// The answer to either command.
@@ -443,7 +460,12 @@ fn find_rule(admin: &Admin, rule: &str) -> Result<(), Refusal> {
 mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::admin::tests::admin;
 
     fn token_of(text: &str, mode: u32) -> Result<Token, String> {
         let directory = tempfile::tempdir().unwrap();
@@ -505,5 +527,75 @@ mod tests {
             [("uri", "s3://a/b c+d".to_owned()), ("all", String::new())]
         );
         assert!(query_pairs("uri=%ff").is_err());
+    }
+
+    /// Serves on a port of its own, until it is dropped.
+    async fn serve(admin: Admin) -> (String, tokio_util::sync::DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let mut services = tokio::task::JoinSet::new();
+        services.spawn(admin.run(listener, stop.clone()));
+        services.detach_all();
+        (address, stop.drop_guard())
+    }
+
+    /// Sends a GET with a header line, and returns the answer in lower case.
+    async fn get(address: &str, path: &str, line: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{line}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.to_lowercase()
+    }
+
+    const OBJECT: &str = "/api/v1/objects?uri=s3://orders/a";
+
+    #[tokio::test]
+    async fn a_page_of_another_origin_gets_nothing_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, _asked) = admin(&directory).await;
+        let (address, _serving) = serve(admin).await;
+        for line in [
+            "",
+            "Sec-Fetch-Site: none\r\n",
+            "Sec-Fetch-Site: same-origin\r\n",
+        ] {
+            let answer = get(&address, OBJECT, line).await;
+            assert!(answer.starts_with("http/1.0 404"), "{line:?} {answer}");
+        }
+        for line in [
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Sec-Fetch-Site: same-site\r\n",
+            "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n",
+        ] {
+            let answer = get(&address, OBJECT, line).await;
+            assert!(answer.starts_with("http/1.0 403"), "{line:?} {answer}");
+            assert!(answer.contains("{\"error\":\""), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_beyond_those_that_are_being_read_are_refused_for_a_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let (admin, _asked) = admin(&directory).await;
+        let reads = std::sync::Arc::clone(&admin.object_reads);
+        let (address, _serving) = serve(admin).await;
+        let places = reads.acquire_many(2).await.unwrap();
+        let answer = get(&address, OBJECT, "").await;
+        assert!(answer.starts_with("http/1.0 503"), "{answer}");
+        assert!(answer.contains("retry-after: 5\r\n"), "{answer}");
+        assert!(
+            answer.contains("content-type: application/json"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("{\"error\":\"2 objects are being read already"),
+            "{answer}"
+        );
+        drop(places);
+        let answer = get(&address, OBJECT, "").await;
+        assert!(answer.starts_with("http/1.0 404"), "{answer}");
     }
 }

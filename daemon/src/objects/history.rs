@@ -1,12 +1,15 @@
 //! What became of each version of one key, from what both sides list and what is on record: the
 //! decisions alone, without a request.
 
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
+
 use replicator_core::compare::{Identity, KeyHistories, ShownEntry};
 use replicator_core::failure::Reason;
-use replicator_core::object::Timestamp;
+use replicator_core::object::{Timestamp, escape_controls};
 use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
 use replicator_core::rule::{History, Mismatch, Rule, Takers, VersionScope};
-use replicator_core::stamp;
+use replicator_core::stamp::{self, CLOCKS_APART_MAX};
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
@@ -35,7 +38,7 @@ pub(crate) struct VersionStatus {
     pub(crate) remedy: Option<String>,
 }
 
-/// The words of native replication, and one for what no rule takes.
+/// The words of native replication, one for what no rule takes, and one for what was not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "UPPERCASE")]
 #[strum(serialize_all = "UPPERCASE")]
@@ -48,6 +51,8 @@ pub(crate) enum ReplicationStatus {
     Failed,
     /// It gets no replica.
     Skipped,
+    /// It was not looked at, or its replica may be among what was not.
+    Unknown,
 }
 
 /// One key at both ends, oldest first, and what is on record of it.
@@ -56,13 +61,47 @@ pub(super) struct VersionedKey<'a> {
     /// Since when versions are in scope, if that is known.
     pub(super) start: Option<Timestamp>,
     pub(super) source: Vec<SourceVersion>,
+    /// The newest entries of the destination.
     pub(super) shown: Vec<ShownEntry>,
+    /// Its older ones, of which it is not known what they replicate.
+    pub(super) unread: Vec<SourceVersion>,
     pub(super) records: KeyRecords,
 }
 
+/// What is known of what lies below a version.
+struct VersionsBelow<'a> {
+    /// What became of those that were judged, oldest first.
+    statuses: &'a [VersionStatus],
+    /// Whether there are older ones.
+    has_more: bool,
+    /// When the newest entry of the destination was written that was not looked at.
+    unread_until: Option<Timestamp>,
+}
+
+impl VersionsBelow<'_> {
+    /// Says whether the replica of a version may be among what was not looked at: none is older than
+    /// its original.
+    fn may_hold_replica(&self, entry: &SourceVersion) -> bool {
+        let made = entry.version.last_modified;
+        let unread_until = self.unread_until;
+        unread_until.is_some_and(|until| made - until <= CLOCKS_APART_MAX)
+    }
+
+    /// Says whether a delete marker above them hides a replica, if that is known.
+    fn hides_anything(&self) -> Option<bool> {
+        let mut newest_first = self.statuses.iter().rev();
+        match newest_first.find(|one| one.status != ReplicationStatus::Skipped) {
+            Some(one) if one.status == ReplicationStatus::Unknown => None,
+            Some(one) => Some(!one.is_delete_marker || one.status != ReplicationStatus::Completed),
+            None => (!self.has_more).then_some(false),
+        }
+    }
+}
+
 impl VersionedKey<'_> {
-    /// Says what became of each version, the newest first, and which objects are no replicas.
-    pub(super) fn statuses(&self) -> (Vec<VersionStatus>, Vec<String>) {
+    /// Says what became of so many versions at most, the newest first, and which objects are no
+    /// replicas.
+    pub(super) fn statuses(&self, versions_max: usize) -> (Vec<VersionStatus>, Vec<String>) {
         let wanted = |entry: &SourceVersion| (entry.clone(), VersionScope::Wanted);
         let source: Vec<_> = self.source.iter().map(wanted).collect();
         let histories = KeyHistories {
@@ -72,17 +111,42 @@ impl VersionedKey<'_> {
         let (replicas, identities) = histories.pair_entries();
         let mut statuses = self.gone(&identities);
         let gone = statuses.len();
-        for (at, (entry, replica)) in self.source.iter().zip(&replicas).enumerate() {
+        let omitted = self.source.len().saturating_sub(versions_max);
+        let unread = self.unread.iter().map(|entry| entry.version.last_modified);
+        let unread_until = unread.max();
+        let entries = self.source.iter().zip(&replicas).enumerate();
+        for (at, (entry, replica)) in entries.skip(omitted) {
             let shown = replica.and_then(|at| self.shown.get(at));
             let is_newest = at + 1 == self.source.len();
-            let below = statuses.get(gone..).unwrap_or_default();
-            let judged = self.judge((entry, is_newest), shown, below);
+            let below = VersionsBelow {
+                statuses: statuses.get(gone..).unwrap_or_default(),
+                has_more: omitted > 0,
+                unread_until,
+            };
+            let judged = self.judge((entry, is_newest), shown, &below);
             statuses.push(judged);
         }
         statuses.reverse();
         let unmanaged = self.shown_as(&identities, Identity::Foreign);
         let id = |shown: &ShownEntry| shown.entry.version.id.to_string();
         (statuses, unmanaged.map(id).collect())
+    }
+
+    /// Tells of a version, by its id at either side, that is listed and was not judged.
+    pub(super) fn unjudged(&self, id: &str) -> Option<VersionStatus> {
+        let has_id = |entry: &&SourceVersion| entry.version.id.as_str() == id;
+        let original = self.source.iter().find(has_id);
+        let is_replica = original.is_none();
+        let entry = original.or_else(|| self.unread.iter().find(has_id))?;
+        let status = VersionStatus::new(&entry.version, entry.kind);
+        Some(match is_replica {
+            false => status.unknown("it is older than the versions that are looked at"),
+            true => VersionStatus {
+                version_id: None,
+                replica_version_id: Some(id.to_owned()),
+                ..status.unknown("it is older than the destination's versions that are looked at")
+            },
+        })
     }
 
     fn shown_as(
@@ -96,10 +160,10 @@ impl VersionedKey<'_> {
 
     /// Lists what the source has lost: its replicas, and what was lost before it was read.
     fn gone(&self, identities: &[Identity]) -> Vec<VersionStatus> {
-        let is_listed =
-            |version: &VersionRef| self.source.iter().any(|entry| entry.version == *version);
+        let listed = self.source.iter().map(|entry| &entry.version);
+        let listed: HashSet<&VersionRef> = listed.collect();
         let missing = |replica: &&Replica| {
-            replica.state == ReplicaState::SourceMissing && !is_listed(&replica.source)
+            replica.state == ReplicaState::SourceMissing && !listed.contains(&replica.source)
         };
         let missing = self.records.replicas.iter().filter(missing).map(|replica| {
             VersionStatus::new(&replica.source, replica.kind)
@@ -122,20 +186,27 @@ impl VersionedKey<'_> {
         &self,
         (entry, is_newest): (&SourceVersion, bool),
         shown: Option<&ShownEntry>,
-        below: &[VersionStatus],
+        below: &VersionsBelow<'_>,
     ) -> VersionStatus {
         let status = VersionStatus::new(&entry.version, entry.kind);
         if let Some(shown) = shown {
             return status.replicated_by(shown);
         }
+        let may_be_unread = below.may_hold_replica(entry);
         let id = &entry.version.id;
-        let is_about = |task: &&ParkedTask| task.version.as_ref().is_none_or(|of| of == id);
+        let is_about = |task: &&ParkedTask| match &task.version {
+            Some(of) => of == id,
+            None => !may_be_unread,
+        };
         if let Some(task) = self.records.parked.iter().find(is_about) {
             return VersionStatus {
                 since: task.since.format(&Rfc3339).ok(),
                 detail: Some(task.detail.clone()),
                 ..status.with_reason(ReplicationStatus::Failed, task.reason)
             };
+        }
+        if may_be_unread {
+            return status.unknown("its replica may be among what was not looked at");
         }
         if let Some(cause) = self.refusal(entry) {
             return status.refused(cause);
@@ -144,16 +215,16 @@ impl VersionedKey<'_> {
         if let Some(record) = self.records.replicas.iter().find(is_of) {
             return status.recorded(record);
         }
-        let mut hides = below.iter().rev();
-        let hides = hides.find(|other| other.status != ReplicationStatus::Skipped);
-        let hides_nothing = hides.is_none_or(|other| {
-            other.is_delete_marker && other.status == ReplicationStatus::Completed
-        });
-        if entry.kind == VersionKind::Marker && hides_nothing {
-            return VersionStatus {
-                status: ReplicationStatus::Completed,
-                ..status
-            };
+        match below.hides_anything() {
+            _ if entry.kind == VersionKind::Object => {}
+            Some(true) => {}
+            Some(false) => {
+                return VersionStatus {
+                    status: ReplicationStatus::Completed,
+                    ..status
+                };
+            }
+            None => return status.unknown("what it hides was not looked at"),
         }
         let is_latest_only = self
             .rules
@@ -167,9 +238,8 @@ impl VersionedKey<'_> {
                 ..status
             };
         }
-        let held_back = below
-            .iter()
-            .find(|one| one.status == ReplicationStatus::Failed);
+        let mut older = below.statuses.iter();
+        let held_back = older.find(|one| one.status == ReplicationStatus::Failed);
         let held_back = held_back.filter(|_| !is_latest_only);
         let detail = held_back.and_then(|older| {
             let id = older.version_id.as_deref()?;
@@ -216,12 +286,51 @@ impl VersionStatus {
         }
     }
 
+    /// Writes it for a terminal.
+    pub(crate) fn write_lines(&self, text: &mut String) -> fmt::Result {
+        let id = self.version_id.as_deref().unwrap_or("unknown");
+        let since = self.since.as_deref().unwrap_or_default();
+        let is_unknown = self.status == ReplicationStatus::Unknown;
+        let no_replica = if is_unknown { "unknown" } else { "none" };
+        let replica = self.replica_version_id.as_deref().unwrap_or(no_replica);
+        let status = self.status.to_string();
+        write!(text, "{status:<10} {id:<34} {since:<22} {replica}")?;
+        writeln!(
+            text,
+            "{}",
+            if self.is_delete_marker {
+                " (delete marker)"
+            } else {
+                ""
+            }
+        )?;
+        match (&self.reason, &self.detail) {
+            (Some(reason), Some(detail)) => {
+                writeln!(text, "           {reason}: {}", escape_controls(detail))?;
+            }
+            (None, Some(detail)) => writeln!(text, "           {}", escape_controls(detail))?,
+            (_, None) => {}
+        }
+        match &self.remedy {
+            Some(remedy) => writeln!(text, "           fix: {remedy}"),
+            None => Ok(()),
+        }
+    }
+
     fn replicated_by(self, shown: &ShownEntry) -> Self {
         let version = &shown.entry.version;
         Self {
             status: ReplicationStatus::Completed,
             replica_version_id: Some(version.id.to_string()),
             since: version.last_modified.format(&Rfc3339).ok(),
+            ..self
+        }
+    }
+
+    fn unknown(self, detail: &str) -> Self {
+        Self {
+            status: ReplicationStatus::Unknown,
+            detail: Some(detail.to_owned()),
             ..self
         }
     }
@@ -268,5 +377,132 @@ impl VersionStatus {
                 ..self
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replicator_core::object::VersionId;
+    use replicator_core::stamp::OriginClaim;
+    use time::Duration;
+
+    use super::*;
+
+    /// Returns a rule that takes everything.
+    fn rule() -> Rule {
+        let url = "https://sqs.eu-west-1.amazonaws.com/111111111111";
+        let text = format!(
+            "[accounts.a]\nregion = \"eu-west-1\"\n\
+             [[queues]]\nurl = \"{url}/events\"\naccount = \"a\"\n\
+             dead_letter_url = \"{url}/parked\"\n\
+             [[rules]]\nid = \"orders\"\nsource = {{ account = \"a\", bucket = \"orders\" }}\n\
+             destination = {{ account = \"a\", bucket = \"replicas\" }}\n\
+             delete_markers = true\n"
+        );
+        let settings = replicator_config::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+        settings.rules.into_iter().next().unwrap()
+    }
+
+    /// Returns an entry that was made in this minute.
+    fn entry(id: &str, minute: i64, kind: VersionKind) -> SourceVersion {
+        SourceVersion {
+            version: VersionRef {
+                id: VersionId::try_from(id.to_owned()).unwrap(),
+                last_modified: Timestamp::UNIX_EPOCH + Duration::minutes(minute),
+                generation: None,
+            },
+            kind,
+            etag: None,
+            size_bytes: 1,
+        }
+    }
+
+    fn object(id: &str, minute: i64) -> SourceVersion {
+        entry(id, minute, VersionKind::Object)
+    }
+
+    /// Returns the replica of a version, written at once.
+    fn replica(of: &SourceVersion) -> ShownEntry {
+        let mut shown = of.clone();
+        shown.version.id = VersionId::try_from(format!("r-{}", of.version.id)).unwrap();
+        let claim = (of.kind == VersionKind::Object).then(|| OriginClaim {
+            version: of.version.clone(),
+            etag: None,
+            has_digest: false,
+            size_bytes: None,
+            written: Some(of.version.last_modified),
+            now: None,
+        });
+        ShownEntry {
+            entry: shown,
+            claim,
+        }
+    }
+
+    /// Tells of so many versions, oldest first, of which the destination's first so many were not
+    /// looked at.
+    fn told(
+        source: &[SourceVersion],
+        shown: Vec<ShownEntry>,
+        (versions_max, unread): (usize, usize),
+    ) -> Vec<String> {
+        let mut shown = shown;
+        let rest = shown.split_off(unread);
+        let rule = rule();
+        let history = VersionedKey {
+            rules: &[&rule],
+            start: None,
+            source: source.to_vec(),
+            shown: rest,
+            unread: shown.into_iter().map(|shown| shown.entry).collect(),
+            records: KeyRecords::default(),
+        };
+        let (statuses, _) = history.statuses(versions_max);
+        let oldest_first = statuses.iter().rev();
+        let word = |one: &VersionStatus| {
+            let id = one.version_id.as_deref().unwrap_or_default();
+            format!("{id} {}", one.status)
+        };
+        oldest_first.map(word).collect()
+    }
+
+    #[test]
+    fn a_replica_is_lost_only_if_the_source_lists_its_version_nowhere() {
+        let source = [("a", 0), ("b", 1), ("c", 2), ("d", 3)].map(|(id, at)| object(id, at));
+        let shown: Vec<_> = source.iter().map(replica).collect();
+        let all = ["a COMPLETED", "b COMPLETED", "c COMPLETED", "d COMPLETED"];
+        assert_eq!(told(&source, shown.clone(), (4, 0)), all);
+        assert_eq!(told(&source, shown.clone(), (2, 0)), all[2..]);
+        // The source has lost the oldest.
+        assert_eq!(told(&source[1..], shown, (2, 0)), [all[0], all[2], all[3]]);
+    }
+
+    #[test]
+    fn a_replica_that_may_not_have_been_looked_at_is_neither_there_nor_missing() {
+        let marker = |id, at| entry(id, at, VersionKind::Marker);
+        let source = [
+            object("a", 0),
+            marker("b", 1),
+            object("c", 5),
+            marker("d", 9),
+        ];
+        let shown: Vec<_> = source.iter().take(3).map(replica).collect();
+        let unread = |unread| told(&source, shown.clone(), (4, unread));
+        let all = ["a COMPLETED", "b COMPLETED", "c COMPLETED", "d PENDING"];
+        assert_eq!(unread(0), all);
+        // The marker's replica is known by what it hides.
+        assert_eq!(
+            unread(1),
+            ["a UNKNOWN", "b UNKNOWN", "c COMPLETED", "d PENDING"]
+        );
+        // What hides what is unknown is unknown, however late it was made.
+        assert_eq!(
+            unread(3),
+            ["a UNKNOWN", "b UNKNOWN", "c UNKNOWN", "d UNKNOWN"]
+        );
+        // What a marker hides that nothing is told of is not known either.
+        let lone = [object("a", 0), marker("b", 1)];
+        assert_eq!(told(&lone, Vec::new(), (2, 0)), ["a PENDING", "b PENDING"]);
+        assert_eq!(told(&lone, Vec::new(), (1, 0)), ["b UNKNOWN"]);
     }
 }
