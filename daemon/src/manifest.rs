@@ -152,6 +152,10 @@ impl<'a> ManifestReader<'a> {
             identity: local.md5.clone(),
         };
         if from.is_inventory() {
+            ensure!(
+                format == KeyFormat::Csv,
+                "{from} is a manifest of S3 Inventory, which says how its keys are written: leave out --format"
+            );
             let manifest = store.read_inventory(local).await;
             let manifest = manifest
                 .and_then(|manifest| Ok((manifest.row_format(bucket)?, manifest.files)))
@@ -182,11 +186,12 @@ impl<'a> ManifestReader<'a> {
         }
         self.position.file = position.file;
         while self.position.rows < position.rows {
-            let words = "the manifest has fewer rows than were read of it before";
+            let words =
+                "the manifest has fewer rows than were read of it before; --restart begins anew";
             let Some((key, rows)) = self.next_row().await? else {
-                bail!("{words}; begin anew");
+                bail!(words);
             };
-            ensure!(self.position.file == position.file, "{words}; begin anew");
+            ensure!(self.position.file == position.file, words);
             (self.position.rows, self.last) = (rows, Some(key));
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Files as a whole, with their MD5: a file is read where it is, an object or standard input into a
 //! scratch file without a name.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::time::Duration;
 
@@ -28,9 +28,12 @@ pub(super) struct LocalFile {
 }
 
 impl ManifestStore<'_> {
-    /// Reads a file as a whole, into the scratch directory if it is no file here.
+    /// Reads a file as a whole, into the scratch directory if it is no file here: what comes through
+    /// a pipe comes once.
     pub(super) async fn fetch(&self, from: &ManifestLocation) -> anyhow::Result<LocalFile> {
-        if let ManifestLocation::Path(path) = from {
+        if let ManifestLocation::Path(path) = from
+            && !fs::metadata(path).is_ok_and(|found| !found.is_file())
+        {
             return run_blocking(|| {
                 let mut spool = Spool::new(io::sink());
                 let mut file = File::open(path)?;
@@ -47,8 +50,11 @@ impl ManifestStore<'_> {
             ManifestLocation::Object(bucket, key) => {
                 download(self.access, (bucket, key), &mut spool).await?;
             }
-            ManifestLocation::Input | ManifestLocation::Path(_) => {
+            ManifestLocation::Input => {
                 run_blocking(|| io::copy(&mut io::stdin().lock(), &mut spool))?;
+            }
+            ManifestLocation::Path(path) => {
+                run_blocking(|| io::copy(&mut File::open(path)?, &mut spool))?;
             }
         }
         let (file, md5) = spool.finish();

@@ -6,8 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, bail};
-use csv_core::ReadRecordResult;
+use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -82,8 +81,8 @@ pub(super) struct RowReader {
 }
 
 enum Rows {
-    Csv(Box<CsvRecords>, CsvColumns),
-    Keys(Box<dyn BufRead + Send>),
+    Csv(LineReader, CsvColumns),
+    Keys(LineReader),
     Parquet(Box<ParquetRows>),
 }
 
@@ -108,8 +107,8 @@ impl RowReader {
     ) -> anyhow::Result<Self> {
         file.rewind()?;
         let rows = match format {
-            RowFormat::Csv(columns) => Rows::Csv(Box::new(CsvRecords::new(lines(file)?)), columns),
-            RowFormat::Keys => Rows::Keys(lines(file)?),
+            RowFormat::Csv(columns) => Rows::Csv(LineReader::open(file)?, columns),
+            RowFormat::Keys => Rows::Keys(LineReader::open(file)?),
             RowFormat::Parquet => {
                 let rows = ParquetRows::open(file);
                 let words = || format!("{name} is no Parquet file of S3 Inventory");
@@ -132,8 +131,8 @@ impl RowReader {
     /// Returns the next row.
     pub(super) fn next_row(&mut self) -> anyhow::Result<Option<Key>> {
         let raw = match &mut self.rows {
-            Rows::Csv(records, columns) => records.next_row(columns),
-            Rows::Keys(lines) => next_line(lines, self.count),
+            Rows::Csv(lines, columns) => lines.next_record(columns),
+            Rows::Keys(lines) => lines.next_key(),
             Rows::Parquet(rows) => rows.next_row(),
         };
         let name = &self.name;
@@ -173,75 +172,62 @@ impl RawRow {
     }
 }
 
-/// Reads a file's lines, decompressed where it is compressed.
-fn lines(mut file: File) -> io::Result<Box<dyn BufRead + Send>> {
-    let mut begins = Vec::new();
-    file.by_ref().take(2).read_to_end(&mut begins)?;
-    file.rewind()?;
-    // RFC 1952, section 2.3.1. No text begins so.
-    Ok(match begins.as_slice() {
-        [0x1f, 0x8b] => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file)))),
-        _ => Box::new(BufReader::new(file)),
-    })
+/// Reads a file line by line, decompressed where it is compressed.
+struct LineReader {
+    input: Box<dyn BufRead + Send>,
+    /// How many lines were read.
+    count: u64,
 }
 
 /// A key has 1,024 bytes at most, three times as many with escapes; S3 Inventory's list of grants
 /// beside it may be longer.
 const LINE_BYTES_MAX: usize = 256 << 10;
 const DAMAGED: &str = "it is damaged or cut off: copy it again";
-// S3 Inventory has 20 columns: this leaves room for more.
-const COLUMNS_MAX: usize = 256;
 
-/// Reads the line of a key; `before` lines were read.
-fn next_line(lines: &mut Box<dyn BufRead + Send>, before: u64) -> anyhow::Result<Option<RawRow>> {
-    let mut line = Vec::new();
-    let longest = LINE_BYTES_MAX as u64;
-    lines
-        .take(longest)
-        .read_until(b'\n', &mut line)
-        .context(DAMAGED)?;
-    let place = format!("line {}", before + 1);
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        line.pop_if(|last| *last == b'\r');
-    } else if line.len() == LINE_BYTES_MAX {
-        bail!("{place} is longer than {LINE_BYTES_MAX} bytes");
-    }
-    Ok(Some(RawRow {
-        bucket: None,
-        key: line,
-        is_encoded: false,
-        version: None,
-        place,
-    }))
-}
+/// What editors put before UTF-8: <https://www.unicode.org/faq/utf_bom.html#bom4>. It is no part of
+/// the first key.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Splits CSV into records.
-struct CsvRecords {
-    input: Box<dyn BufRead + Send>,
-    parser: csv_core::Reader,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl CsvRecords {
-    fn new(input: Box<dyn BufRead + Send>) -> Self {
-        Self {
-            input,
-            parser: csv_core::Reader::new(),
-            bytes: vec![0; LINE_BYTES_MAX],
-            ends: vec![0; COLUMNS_MAX],
-        }
-    }
-
-    fn next_row(&mut self, columns: &CsvColumns) -> anyhow::Result<Option<RawRow>> {
-        let Some((fields, line)) = self.next_record()? else {
-            return Ok(None);
+impl LineReader {
+    fn open(mut file: File) -> io::Result<Self> {
+        let mut begins = Vec::new();
+        file.by_ref().take(2).read_to_end(&mut begins)?;
+        file.rewind()?;
+        // RFC 1952, section 2.3.1. No text begins so.
+        let input: Box<dyn BufRead + Send> = match begins.as_slice() {
+            [0x1f, 0x8b] => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file)))),
+            _ => Box::new(BufReader::new(file)),
         };
-        let place = format!("line {line}");
+        Ok(Self { input, count: 0 })
+    }
+
+    /// Names the line that was read last.
+    fn place(&self) -> String {
+        format!("line {}", self.count)
+    }
+
+    /// Reads the row of a key as it is.
+    fn next_key(&mut self) -> anyhow::Result<Option<RawRow>> {
+        Ok(self.next_line()?.map(|key| RawRow {
+            bucket: None,
+            key,
+            is_encoded: false,
+            version: None,
+            place: self.place(),
+        }))
+    }
+
+    /// Reads the next row of CSV; empty lines are none.
+    fn next_record(&mut self, columns: &CsvColumns) -> anyhow::Result<Option<RawRow>> {
+        let line = loop {
+            match self.next_line()? {
+                Some(line) if line.is_empty() => {}
+                Some(line) => break line,
+                None => return Ok(None),
+            }
+        };
+        let place = self.place();
+        let fields = split_fields(&line).with_context(|| place.clone())?;
         if !columns.count.contains(&fields.len()) {
             let (count, shape) = (fields.len(), &columns.shape);
             bail!("{place} has {count} columns, and has to be {shape}");
@@ -257,37 +243,69 @@ impl CsvRecords {
         }))
     }
 
-    /// Returns the fields of the next record, and the line where it begins.
-    fn next_record(&mut self) -> anyhow::Result<Option<(Vec<Vec<u8>>, u64)>> {
-        let (mut len, mut count, line) = (0, 0, self.parser.line());
-        loop {
-            let input = self.input.fill_buf().context(DAMAGED)?;
-            let (bytes, ends) = (self.bytes.get_mut(len..), self.ends.get_mut(count..));
-            let (result, read, written, ended) =
-                self.parser
-                    .read_record(input, bytes.unwrap_or_default(), ends.unwrap_or_default());
-            self.input.consume(read);
-            (len, count) = (len + written, count + ended);
-            match result {
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::Record => break,
-                ReadRecordResult::End => return Ok(None),
-                ReadRecordResult::OutputFull => bail!(
-                    "the record at line {line} is longer than {LINE_BYTES_MAX} bytes: a quote is not closed there"
-                ),
-                ReadRecordResult::OutputEndsFull => {
-                    bail!("line {line} has more than {COLUMNS_MAX} columns")
-                }
-            }
+    /// Reads a line without its end; none after the last.
+    fn next_line(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let mut longest = self.input.by_ref().take(LINE_BYTES_MAX as u64);
+        longest.read_until(b'\n', &mut line).context(DAMAGED)?;
+        let (is_too_long, is_first) = (line.len() == LINE_BYTES_MAX, self.count == 0);
+        if is_first && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
         }
-        let mut begin = 0;
-        let ends = self.ends.get(..count).unwrap_or_default();
-        let fields = ends.iter().map(|end| {
-            let field = self.bytes.get(begin..*end).unwrap_or_default().to_vec();
-            begin = *end;
-            field
-        });
-        Ok(Some((fields.collect(), line)))
+        if line.is_empty() {
+            return Ok(None);
+        }
+        self.count += 1;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+            line.pop_if(|last| *last == b'\r');
+        } else if is_too_long {
+            bail!("{} is longer than {LINE_BYTES_MAX} bytes", self.place());
+        }
+        Ok(Some(line))
+    }
+}
+
+/// Splits a line of CSV: <https://www.rfc-editor.org/rfc/rfc4180>. There a quoted field may go on in
+/// the next line; here it must not, or a quote that is not closed would swallow the rows after it.
+fn split_fields(line: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
+    ensure!(
+        !line.contains(&b'\r'),
+        "a carriage return stands in it: end each row with a line feed, and write one in a key as %0D"
+    );
+    let (mut fields, mut rest) = (Vec::new(), Some(line));
+    while let Some(text) = rest {
+        let (field, after) = match text.strip_prefix(b"\"") {
+            Some(quoted) => split_quoted(quoted)?,
+            None => {
+                let end = text.iter().position(|byte| *byte == b',');
+                let (field, after) = text.split_at(end.unwrap_or(text.len()));
+                (field.to_vec(), after)
+            }
+        };
+        fields.push(field);
+        rest = after.strip_prefix(b",");
+    }
+    Ok(fields)
+}
+
+/// Splits off a field whose quote was opened; what follows it is a comma or nothing.
+fn split_quoted(text: &[u8]) -> anyhow::Result<(Vec<u8>, &[u8])> {
+    let (mut field, mut rest) = (Vec::new(), text);
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'"').context(
+            "a quote is not closed on its line: close it; in a key write a quote as %22 and a line break as %0A",
+        )?;
+        let (part, after) = rest.split_at(end);
+        field.extend_from_slice(part);
+        match after {
+            [_, b'"', after @ ..] => {
+                field.push(b'"');
+                rest = after;
+            }
+            [_] | [_, b',', ..] => return Ok((field, after.get(1..).unwrap_or_default())),
+            _ => bail!("text follows a quote that closes a field: in a key write a quote as %22"),
+        }
     }
 }
 

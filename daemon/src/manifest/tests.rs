@@ -371,15 +371,50 @@ async fn read_lines(text: &[u8], format: KeyFormat) -> anyhow::Result<Vec<String
 
 #[tokio::test]
 async fn a_list_of_batch_operations_has_versions_or_none() {
-    let text = "orders,a+b%2Cc\r\norders,\"d\",v1\n\norders,e,\norders,e,v2";
+    let text = "orders,a+b%2Cc\r\norders,\"d\",v1\n\norders,e,\n\"orders\",\"e\",\"v2\"\norders,\"f,\"\"g\"\"\",\"\"";
+    let keys = ["a b,c", "d", "e", "f,\"g\""];
     assert_eq!(
         read_lines(text.as_bytes(), KeyFormat::Csv).await.unwrap(),
-        ["a b,c", "d", "e"]
+        keys
     );
+    assert_eq!(read_lines(&gzip(text), KeyFormat::Csv).await.unwrap(), keys);
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_the_first_key() {
+    for (text, format) in [
+        ("\u{feff}orders,a\norders,b\n", KeyFormat::Csv),
+        ("\u{feff}a\nb", KeyFormat::Keys),
+    ] {
+        let plain = read_lines(text.as_bytes(), format).await.unwrap();
+        let packed = read_lines(&gzip(text), format).await.unwrap();
+        assert_eq!(
+            (plain, packed),
+            (vec!["a".into(), "b".into()], vec!["a".into(), "b".into()])
+        );
+    }
+    let empty = read_lines("\u{feff}".as_bytes(), KeyFormat::Keys).await;
+    assert_eq!(empty.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_list_that_comes_through_a_pipe_is_read_like_a_file() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("pipe");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    )
+    .unwrap();
+    let into = path.clone();
+    let writer = std::thread::spawn(move || std::fs::write(into, "orders,a\norders,b\n"));
+    let location = ManifestLocation::Path(path);
     assert_eq!(
-        read_lines(&gzip(text), KeyFormat::Csv).await.unwrap().len(),
-        3
+        read_all(&Shelf::default(), &location).await.unwrap(),
+        ["a", "b"]
     );
+    writer.join().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -414,8 +449,21 @@ async fn a_line_that_names_no_key_of_the_bucket_says_where_and_what_to_do() {
         ("orders,%ff", "is not UTF-8 when decoded"),
         ("orders,", "object key \"\" is not 1 to 1024 bytes long"),
         ("orders,a,v\u{e4}", "version id"),
-        (&long, "a quote is not closed"),
-        (&many, "more than 256 columns"),
+        (&long, "line 1: a quote is not closed on its line"),
+        (
+            "orders,a\norders,\"b\norders,c\norders,\"d\"\n",
+            "line 2: a quote is not closed on its line: close it; in a key write a quote as %22 and a line break as %0A",
+        ),
+        ("orders,a\norders,\"b", "line 2: a quote is not closed"),
+        (
+            "orders,\"a\"b\"\n",
+            "line 1: text follows a quote that closes a field",
+        ),
+        (
+            "orders,a\rorders,b\r",
+            "line 1: a carriage return stands in it",
+        ),
+        (&many, "line 1 has 302 columns"),
     ] {
         let error = read_lines(text.as_bytes(), KeyFormat::Csv)
             .await
@@ -507,6 +555,17 @@ fn wrong_data() -> Vec<Unusable> {
         (manifest, data, says)
     };
     unusable.into_iter().map(described).collect()
+}
+
+#[tokio::test]
+async fn an_inventory_takes_no_format() {
+    let data = gzip(&csv_row("a", "v"));
+    let manifest = manifest_of("CSV", CSV_SCHEMA, &[("data", &data)]);
+    let shelf = Shelf::holding(&[("manifest.json", &manifest), ("data", &data)]);
+    let (from, begin) = (object("manifest.json"), ManifestPosition::default());
+    let error = read_from(&shelf, &from, KeyFormat::Keys, begin).await;
+    let text = format!("{:#}", error.unwrap_err());
+    assert!(text.contains("leave out --format"), "{text}");
 }
 
 #[tokio::test]
