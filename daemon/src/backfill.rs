@@ -30,12 +30,12 @@ use crate::reconcile::listing::{KeyRange, VersionLister};
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::sqs::hints::{Hint, HintSender};
-use crate::sqs::work_queues::digest_words;
+use crate::sqs::work_queues::{QueueTrouble, digest_words};
 use crate::verify::keys::{ListedKey, ListedPair, RefusedKey, check_prefix};
 use crate::verify::{VerifyOptions, find_rule, scope_of};
 use ranges::{Cursor, CursorFile};
 pub use report::{BackfillSummary, Cost, Counts};
-use report::{CompletionReport, Found, KeyVerdict, ProgressDisplay, TaskStatus};
+use report::{CompletionReport, Found, KeyVerdict, ProgressDisplay, TaskStatus, sequel_of};
 
 /// What to find.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -59,8 +59,8 @@ pub struct BackfillArguments {
     /// Begin anew, where a run of this rule and prefix was broken off
     #[arg(long)]
     pub restart: bool,
-    /// Write what became of each key to this file, as CSV
-    #[arg(long, value_name = "FILE")]
+    /// Write what became of each key to this file, as CSV; it has to be new, unless a run goes on
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub report: Option<PathBuf>,
     /// Print the summary as JSON
     #[arg(long)]
@@ -95,31 +95,34 @@ pub async fn backfill(
     let accounts = accounts.context("cannot set up TLS")?;
     let rule = find_rule(settings, &arguments.rule)?;
     let finder = Finder::new(settings, &accounts, rule, arguments)?;
-    let manifest = finder.open_manifest(settings, arguments).await?;
     let from = arguments.from.as_ref().map(ToString::to_string);
     let file = CursorFile::of(settings, &rule.id, (arguments.prefix.as_deref(), from));
+    let _lock = (!arguments.dry_run).then(|| file.lock()).transpose()?;
+    let manifest = finder.open_manifest(settings, arguments).await?;
     let identity = manifest.as_ref().map_or("", ManifestReader::identity);
-    let task = digest_words([finder.task_digest().as_str(), identity]);
+    let task = finder.task_digest(identity, arguments.format);
     let before = match arguments.restart || arguments.dry_run {
         true => None,
         false => file.read(&task)?,
     };
     let resumed = before.is_some();
-    let cursor = match before {
+    let mut cursor = match before {
         Some(cursor) => cursor,
         None if manifest.is_some() => Cursor::begin(&task, vec![KeyRange::default()]),
         None => Cursor::begin(&task, finder.split().await?),
     };
     let sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
     let queue = sender.queue().name().to_owned();
-    let report = arguments.report.as_ref().filter(|_| !arguments.dry_run);
-    let report = report.map(|path| CompletionReport::open(path, cursor.report_bytes));
+    let report = arguments.report.as_deref();
+    let left_at = cursor.take_report(report);
+    let report = report.map(|path| CompletionReport::open(path, left_at));
     let mut run = Run {
         rule,
         sender: (!arguments.dry_run).then_some(sender),
         progress: ProgressDisplay::begin(cursor.ranges.len(), cursor.counts.keys, tell),
         report: report.transpose()?,
         failed: Vec::new(),
+        sequel: sequel_of(arguments),
         synced: (Instant::now(), cursor.counts.sent),
         file,
         cursor,
@@ -186,10 +189,14 @@ impl<'a> Finder<'a> {
         })
     }
 
-    /// Digests what a cursor is good for: a run of other buckets, keys or versions begins anew.
-    fn task_digest(&self) -> String {
+    /// Digests what a cursor is good for: a run of other buckets, keys or versions begins anew, and
+    /// so does one that reads another manifest, or the same one in another way.
+    fn task_digest(&self, manifest: &str, format: KeyFormat) -> String {
         let Self { rule, scope, .. } = self;
-        let filters = scope.rules.iter().map(|rule| format!("{:?}", rule.filter));
+        let filters = scope.rules.iter().map(|rule| {
+            let (markers, enabled) = (rule.delete_markers, rule.enabled);
+            format!("{:?} {} {markers} {enabled}", rule.filter, rule.priority)
+        });
         let starts = scope
             .starts
             .iter()
@@ -197,10 +204,10 @@ impl<'a> Finder<'a> {
         let words = [
             rule.id.clone(),
             self.prefix.to_owned(),
-            rule.source.bucket.to_string(),
-            rule.destination.bucket.to_string(),
+            format!("{:?} {:?}", rule.source, rule.destination),
             rule.rewrite.clone().unwrap_or_default(),
-            format!("{:?} {}", rule.history, rule.delete_markers),
+            format!("{:?}", rule.history),
+            format!("{manifest} {format:?}"),
         ];
         let words: Vec<String> = words.into_iter().chain(filters).chain(starts).collect();
         digest_words(words.iter().map(String::as_str))
@@ -292,14 +299,16 @@ struct Run<'a> {
     file: CursorFile,
     report: Option<CompletionReport>,
     /// What no queue took, and why.
-    failed: Vec<(Key, String)>,
+    failed: Vec<(Key, QueueTrouble)>,
+    /// What the same command does after this run is broken off.
+    sequel: String,
     progress: ProgressDisplay<'a>,
     /// When the cursor was written last, and how many were sent by then.
     synced: (Instant, u64),
 }
 
 impl Run<'_> {
-    /// Works until it is through or stopped; unless it is through, the same command goes on there.
+    /// Works until it is through or stopped.
     async fn work(
         &mut self,
         (finder, manifest): (&Finder<'_>, Option<ManifestReader<'_>>),
@@ -311,16 +320,16 @@ impl Run<'_> {
             () = stopped => Err(anyhow!("stopped")),
             result = self.read_and_send(finder, manifest) => result,
         };
-        self.sync()?;
+        let synced = self.sync();
         match result {
             Ok(()) => match &self.sender {
-                Some(_) => self.file.remove(),
+                Some(_) => synced.and_then(|()| self.file.remove()),
                 None => Ok(()),
             },
-            Err(error) => {
-                self.report_failed().context(UNREPORTED)?;
-                Err(error.context("broken off; the same command goes on from there"))
-            }
+            Err(error) => Err(match synced.and_then(|()| self.report_failed()) {
+                Ok(()) => error.context(self.sequel.clone()),
+                Err(unwritten) => error.context(format!("{} ({unwritten:#})", self.sequel)),
+            }),
         }
     }
 
@@ -425,14 +434,15 @@ impl Run<'_> {
 
     /// Reports what no queue took: it comes again when the run goes on, so the cursor knows nothing
     /// of these rows.
-    fn report_failed(&mut self) -> io::Result<()> {
+    fn report_failed(&mut self) -> anyhow::Result<()> {
         let Some(report) = &mut self.report else {
             return Ok(());
         };
         for (key, reason) in &self.failed {
-            report.add_row(&self.rule.source.bucket, key, TaskStatus::Failed(reason))?;
+            let row = report.add_row(&self.rule.source.bucket, key, TaskStatus::Failed(reason));
+            row.context(UNREPORTED)?;
         }
-        report.sync().map(|_| ())
+        report.sync().map(drop).context(UNREPORTED)
     }
 }
 

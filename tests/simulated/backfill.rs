@@ -16,16 +16,16 @@ use crate::judge::{Expect, judge};
 use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, WORK, simulate};
 
 /// The name of the command in the journal.
-const COMMAND: &str = "backfill";
+pub(crate) const COMMAND: &str = "backfill";
 
-fn arguments() -> BackfillArguments {
+pub(crate) fn arguments() -> BackfillArguments {
     BackfillArguments {
         rule: "orders".to_owned(),
         ..BackfillArguments::default()
     }
 }
 
-async fn run(
+pub(crate) async fn run(
     sim: &Sim,
     settings: &Settings,
     arguments: &BackfillArguments,
@@ -64,7 +64,7 @@ async fn run_and_kill(sim: &Sim, settings: &Settings, sends: usize) -> bool {
 }
 
 /// Waits until so many more requests to send were made.
-async fn sent(sim: &Sim, sends: usize) {
+pub(crate) async fn sent(sim: &Sim, sends: usize) {
     let before = sends_of(sim);
     while sends_of(sim) < before + sends {
         sim.pass(Duration::from_millis(1)).await;
@@ -79,7 +79,7 @@ fn sends_of(sim: &Sim) -> usize {
 }
 
 /// Writes a key with a history: two versions, or a version and a marker.
-async fn fill(sim: &Sim, keys: usize) {
+pub(crate) async fn fill(sim: &Sim, keys: usize) {
     for key in (0..keys).map(|number| format!("{}/{number:04}", number % 7)) {
         sim.put(&key, b"one").await;
         match key.ends_with('0') {
@@ -179,6 +179,13 @@ fn only_keys_that_a_manifest_names_are_looked_at_and_a_run_that_was_killed_goes_
     });
 }
 
+/// Lists what backfills left in the state directory.
+pub(crate) fn files_of(settings: &Settings) -> Vec<String> {
+    let left = std::fs::read_dir(&settings.state_dir).unwrap();
+    let names = left.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("backfill")).collect()
+}
+
 #[test]
 fn a_dry_run_counts_and_sends_nothing() {
     simulate(2, async |mut sim| {
@@ -203,17 +210,12 @@ fn a_dry_run_counts_and_sends_nothing() {
             summary.text()
         );
         assert_eq!(sends_of(&sim) + sim.waiting(), 0);
-        let left = std::fs::read_dir(&settings.state_dir).unwrap();
-        let cursors = left.filter(|file| {
-            let name = file.as_ref().unwrap().file_name();
-            name.to_string_lossy().starts_with("backfill")
-        });
-        assert_eq!(cursors.count(), 0);
+        assert_eq!(files_of(&settings), Vec::<String>::new());
     });
 }
 
 /// Takes what is sent, as a worker would that has nothing to do.
-async fn consume(sim: &Sim) {
+pub(crate) async fn consume(sim: &Sim) {
     let config = sim.sdk("consumer");
     let sqs = aws_sdk_sqs::Client::new(&config);
     loop {
@@ -297,7 +299,8 @@ fn hints_that_a_queue_does_not_take_at_once_are_sent_again() {
             "{text}"
         );
         let report = std::fs::read_to_string(&path).unwrap();
-        assert!(report.contains("orders,late,,failed,"), "{report}");
+        let denied = "orders,late,,failed,\"AccessDenied\",403,\"answered 403 AccessDenied";
+        assert!(report.contains(denied), "{report}");
         sim.net.faults().clear_all();
         run(&sim, &settings, &reported).await.unwrap();
         let report = std::fs::read_to_string(&path).unwrap();

@@ -60,6 +60,8 @@ mod spoilt;
 mod values;
 // Keys that are found, not told of.
 mod backfill;
+// What it keeps between runs is its own.
+mod cursors;
 // What a new ledger makes of what it finds.
 mod rebuilt;
 // Writes whose reason has gone.

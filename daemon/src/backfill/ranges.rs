@@ -4,11 +4,12 @@
 //! file of `state_dir`, so that a run that was killed goes on there: a range's place is never beyond
 //! a key whose hint no queue has.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::{TryStreamExt as _, stream};
 use replicator_config::Settings;
 use replicator_core::failure::Failure;
@@ -79,7 +80,8 @@ impl<'a> Finder<'a> {
             return Ok(());
         };
         if let Some(place) = &keys.after {
-            let position = serde_json::from_str(place).context("the cursor is damaged")?;
+            let position = serde_json::from_str(place);
+            let position = position.context("the cursor is damaged; --restart begins anew")?;
             manifest.skip_to(position).await?;
         }
         let named = stream::try_unfold(Some(manifest), |manifest| self.next_named(manifest));
@@ -297,7 +299,9 @@ pub(super) struct Cursor {
     /// What is left of each range; none of one that is through.
     pub(super) ranges: Vec<Option<KeyRange>>,
     pub(super) counts: Counts,
-    /// How long its report was.
+    /// Which file is its report, and how long that was.
+    #[serde(default)]
+    report: Option<String>,
     pub(super) report_bytes: u64,
 }
 
@@ -311,8 +315,20 @@ impl Cursor {
             task: task.to_owned(),
             ranges: ranges.into_iter().map(Some).collect(),
             counts: Counts::default(),
+            report: None,
             report_bytes: 0,
         }
+    }
+
+    /// Takes a file for its report, and says how long that was when the run was broken off; none if
+    /// it was no report of it then.
+    pub(super) fn take_report(&mut self, path: Option<&Path>) -> Option<u64> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.map(|path| absolute(path).to_string_lossy().into_owned());
+        let is_same = name.is_some() && name == self.report;
+        let left_at = is_same.then_some(self.report_bytes);
+        (self.report, self.report_bytes) = (name, left_at.unwrap_or_default());
+        left_at
     }
 
     /// Records that all keys of a range are done up to this one.
@@ -343,6 +359,29 @@ pub(super) struct CursorFile {
 
 /// What the names of all cursors begin with.
 const NAME: &str = "backfill-";
+const UNWRITABLE: &str =
+    "cannot be written; run the command as the daemon's user, or name another `state_dir`";
+
+/// Keeps other runs away from a cursor. The file that is locked goes with it; after a kill it stays,
+/// and the next run takes it.
+#[derive(Debug)]
+pub(super) struct CursorLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for CursorLock {
+    fn drop(&mut self) {
+        let _stays = fs::remove_file(&self.path);
+    }
+}
+
+/// Says whether a path still names the file that was opened by it.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let (opened, there) = (file.metadata(), fs::metadata(path));
+    there.is_ok_and(|there| opened.is_ok_and(|opened| identity(opened) == identity(there)))
+}
 
 impl CursorFile {
     /// Names the file of a rule, a prefix and a manifest.
@@ -357,6 +396,48 @@ impl CursorFile {
         Self {
             path: settings.state_dir.join(name),
         }
+    }
+
+    /// Takes the cursor for this process alone: of two runs each would write over how far the other
+    /// is.
+    pub(super) fn lock(&self) -> anyhow::Result<CursorLock> {
+        let path = self.path.with_extension("lock");
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .read(true)
+                .write(true)
+                .truncate(false)
+                .open(&path);
+            let file = file.with_context(|| self.trouble(UNWRITABLE))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!(self.in_use(&path)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| self.trouble("cannot be locked"));
+                }
+            }
+            // The run that had it last may have removed the file meanwhile.
+            if is_still_at(&file, &path) {
+                let name = fs::write(&path, std::process::id().to_string());
+                name.with_context(|| self.trouble(UNWRITABLE))?;
+                return Ok(CursorLock { path, _file: file });
+            }
+        }
+    }
+
+    fn in_use(&self, lock: &Path) -> String {
+        // It says nothing for a moment after it was made.
+        let process = fs::read_to_string(lock).unwrap_or_default();
+        let process = match process.parse::<u32>() {
+            Ok(number) => format!("process {number}"),
+            Err(_) => "another process".to_owned(),
+        };
+        let path = self.path.display();
+        format!(
+            "{process} runs a backfill of the same keys, whose cursor is {path}: wait until it is through, or stop it \
+             and run this command again"
+        )
     }
 
     /// Reads how far a run with this task came; none where there is none, it had another task, or it
@@ -387,9 +468,7 @@ impl CursorFile {
             fs::rename(new, &self.path)?;
             File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
         };
-        write().with_context(|| {
-            self.trouble("cannot be written; run the command as the daemon's user, or name another `state_dir`")
-        })
+        write().with_context(|| self.trouble(UNWRITABLE))
     }
 
     /// Removes it: the run is through.

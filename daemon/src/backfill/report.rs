@@ -1,12 +1,12 @@
 //! What a backfill found and sent: counted, priced, shown while it runs, and key by key in a report
 //! like the completion reports of S3 Batch Operations.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, IsTerminal as _, Seek as _, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::failure::Reason;
@@ -14,6 +14,9 @@ use replicator_core::object::{Bucket, Key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
+
+use super::BackfillArguments;
+use crate::sqs::work_queues::QueueTrouble;
 
 /// What was found so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -314,6 +317,19 @@ impl BackfillSummary {
     }
 }
 
+/// Says what the same command does after its run is broken off.
+pub(super) fn sequel_of(arguments: &BackfillArguments) -> String {
+    let restart = arguments.restart.then_some(" without --restart");
+    let without = restart.unwrap_or_default();
+    match &arguments.from {
+        _ if arguments.dry_run => "broken off; a dry run keeps no place to go on from".to_owned(),
+        None => format!("broken off; the same command{without} goes on from there"),
+        Some(from) => format!(
+            "broken off; the same command{without} goes on from there if {from} is what it was, or else begins anew"
+        ),
+    }
+}
+
 /// What became of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TaskStatus<'a> {
@@ -322,7 +338,7 @@ pub(super) enum TaskStatus<'a> {
     /// It is equal already.
     Skipped,
     /// The queue does not have its hint.
-    Failed(&'a str),
+    Failed(&'a QueueTrouble),
     /// No hint of it would bring anything.
     Refused(Reason),
 }
@@ -342,19 +358,39 @@ const KEY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 
 impl CompletionReport {
-    /// Opens a report where a run goes on; what comes after belongs to keys that come again.
-    pub(super) fn open(path: &Path, from_byte: u64) -> anyhow::Result<Self> {
-        let open = || {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .write(true)
-                .truncate(false)
-                .open(path)?;
-            file.set_len(from_byte)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok::<File, io::Error>(file)
-        };
-        let file = open().with_context(|| format!("cannot write {}", path.display()))?;
+    /// Opens a report: one that is new or empty where a run begins it, or else where the run goes on
+    /// with it. What comes after belongs to keys that come again.
+    pub(super) fn open(path: &Path, left_at: Option<u64>) -> anyhow::Result<Self> {
+        let words = || format!("cannot write the report {}", path.display());
+        let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file());
+        ensure!(!is_special, "{}: it is no regular file", words());
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(path)
+            .with_context(words)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("{}: another run writes to it", words()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(words),
+        }
+        let written = file.metadata().with_context(words)?.len();
+        ensure!(
+            left_at.is_some() || written == 0,
+            "{}: it is not empty; name a new file, or move that one away",
+            words()
+        );
+        let left_at = left_at.unwrap_or_default();
+        ensure!(
+            left_at <= written,
+            "{}: the run that goes on left {left_at} bytes in it, and it has {written}; name a new file for the rest, \
+             or --restart",
+            words()
+        );
+        let mut file = file;
+        file.set_len(left_at).with_context(words)?;
+        file.seek(SeekFrom::End(0)).with_context(words)?;
         Ok(Self {
             file: BufWriter::new(file),
         })
@@ -376,10 +412,14 @@ impl CompletionReport {
                 let words = quoted(reason.sentence());
                 writeln!(self.file, "{bucket},{key},,failed,{reason},,{words}")
             }
-            TaskStatus::Failed(reason) => {
-                let code = reason.split([':', ' ']).next().unwrap_or_default();
-                let (code, reason) = (quoted(code), quoted(reason));
-                writeln!(self.file, "{bucket},{key},,failed,{code},,{reason}")
+            TaskStatus::Failed(QueueTrouble {
+                code,
+                status,
+                words,
+            }) => {
+                let status = status.map(|status| status.to_string()).unwrap_or_default();
+                let (code, words) = (quoted(code), quoted(words));
+                writeln!(self.file, "{bucket},{key},,failed,{code},{status},{words}")
             }
         }
     }
@@ -472,7 +512,55 @@ impl<'a> ProgressDisplay<'a> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Args as _;
+
     use super::*;
+    use crate::manifest::ManifestLocation;
+
+    #[test]
+    fn a_run_that_is_broken_off_promises_no_more_than_is_true() {
+        let list: ManifestLocation = "-".parse().unwrap();
+        for (dry_run, restart, from, says) in [
+            (false, false, None, "the same command goes on"),
+            (
+                false,
+                true,
+                None,
+                "the same command without --restart goes on",
+            ),
+            (true, false, None, "a dry run keeps no place"),
+            (
+                false,
+                false,
+                Some(list),
+                "if standard input is what it was, or else begins anew",
+            ),
+        ] {
+            let arguments = BackfillArguments {
+                dry_run,
+                restart,
+                from,
+                ..BackfillArguments::default()
+            };
+            let text = sequel_of(&arguments);
+            assert!(text.contains(says), "{text}\nlacks {says}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_has_no_report() {
+        let command = BackfillArguments::augment_args(clap::Command::new("backfill"));
+        let given = [
+            "backfill",
+            "--rule",
+            "orders",
+            "--dry-run",
+            "--report",
+            "report.csv",
+        ];
+        let error = command.try_get_matches_from(given).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
 
     #[test]
     fn a_report_that_goes_on_forgets_what_came_after_its_cursor() {
@@ -483,19 +571,49 @@ mod tests {
             let key = Key::try_from(key).unwrap();
             report.add_row(&bucket, &key, status).unwrap();
         };
-        let mut report = CompletionReport::open(&path, 0).unwrap();
+        let mut report = CompletionReport::open(&path, None).unwrap();
         row(&mut report, "a b,c", TaskStatus::Succeeded);
         let synced = report.sync().unwrap();
         row(&mut report, "lost", TaskStatus::Skipped);
         report.sync().unwrap();
-        let mut report = CompletionReport::open(&path, synced).unwrap();
-        row(&mut report, "d/e", TaskStatus::Failed("Denied: \"no\""));
+        let error = CompletionReport::open(&path, Some(synced)).unwrap_err();
+        assert!(
+            error.to_string().contains("another run writes to it"),
+            "{error}"
+        );
+        drop(report);
+        let denied = QueueTrouble {
+            code: "AccessDenied".to_owned(),
+            status: Some(403),
+            words: "answered 403 AccessDenied: \"no\"".to_owned(),
+        };
+        let mut report = CompletionReport::open(&path, Some(synced)).unwrap();
+        row(&mut report, "d/e", TaskStatus::Failed(&denied));
         report.sync().unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             "orders,a%20b%2Cc,,succeeded,,200,sent\n\
-             orders,d/e,,failed,\"Denied\",,\"Denied: \"\"no\"\"\"\n"
+             orders,d/e,,failed,\"AccessDenied\",403,\"answered 403 AccessDenied: \"\"no\"\"\"\n"
         );
+    }
+
+    #[test]
+    fn a_report_takes_no_file_that_holds_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list.csv");
+        std::fs::write(&path, "orders,a\n").unwrap();
+        for (left_at, says) in [
+            (None, "it is not empty; name a new file"),
+            (Some(10), "left 10 bytes in it, and it has 9"),
+        ] {
+            let error = CompletionReport::open(&path, left_at).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "orders,a\n");
+        }
+        for special in [dir.path(), Path::new("/dev/null")] {
+            let error = CompletionReport::open(special, None).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::queue::message::{self, Message, ReceivedMessage};
 use crate::rule_state::Pauses;
 use crate::s3::accounts::error;
 use crate::sqs::lease::Leases;
-use crate::sqs::work_queues::{AGAIN, Again, QueueAccess};
+use crate::sqs::work_queues::{AGAIN, Again, QueueAccess, QueueTrouble};
 use crate::task::Ruleset;
 
 /// Receives from one queue.
@@ -246,7 +246,7 @@ impl Receiver {
             match work_queue.count_waiting().await {
                 Ok(0) => return self.poll.poll_succeeded(),
                 Ok(messages) => self.poll.poll_yields(work_queue.queue.name(), messages),
-                Err(error) => {
+                Err(QueueTrouble { words: error, .. }) => {
                     self.poll.poll_failed(&error);
                     warn!(
                         queue = self.queue_name(),

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use crate::ledger::records::TargetKey;
 use crate::s3::accounts::Accounts;
-use crate::sqs::work_queues::{QueueAccess, WorkItem, WorkQueues, digest_words, group_of};
+use crate::sqs::work_queues::{
+    QueueAccess, QueueTrouble, WorkItem, WorkQueues, digest_words, group_of,
+};
 
 /// A key to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +94,7 @@ impl HintSender {
         &mut self,
         hints: &[Hint],
         mut tell: impl FnMut(&str),
-    ) -> Vec<(Key, String)> {
+    ) -> Vec<(Key, QueueTrouble)> {
         let (mut items, mut keys, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for hint in hints {
             match self.work_item(hint) {
@@ -100,7 +102,7 @@ impl HintSender {
                     items.push(item);
                     keys.push(hint.key.clone());
                 }
-                Err(error) => failed.push((hint.key.clone(), error.to_string())),
+                Err(error) => failed.push((hint.key.clone(), error.to_string().into())),
             }
         }
         let mut attempt = 1;
@@ -121,7 +123,7 @@ impl HintSender {
         items: &mut Vec<WorkItem>,
         keys: &mut Vec<Key>,
         tell: &mut impl FnMut(&str),
-    ) -> Result<(), String> {
+    ) -> Result<(), QueueTrouble> {
         while !items.is_empty() {
             let room = usize::try_from(self.find_room(tell).await?).unwrap_or(usize::MAX);
             let now = items.get(..room).unwrap_or(items);
@@ -132,7 +134,7 @@ impl HintSender {
             retain_places(items, is_left);
             retain_places(keys, is_left);
             if taken < is_sent.len() {
-                return Err(trouble.unwrap_or_else(|| UNEXPLAINED.to_owned()));
+                return Err(trouble.unwrap_or_else(|| UNEXPLAINED.to_owned().into()));
             }
         }
         Ok(())
@@ -140,7 +142,7 @@ impl HintSender {
 
     /// Waits until the queue has room, and says for how many. A queue that events wait in is never
     /// filled with hints.
-    async fn find_room(&mut self, tell: &mut impl FnMut(&str)) -> Result<u64, String> {
+    async fn find_room(&mut self, tell: &mut impl FnMut(&str)) -> Result<u64, QueueTrouble> {
         let mut told = Instant::now();
         while self.room == 0 {
             let waiting = self.access.count_waiting().await?;

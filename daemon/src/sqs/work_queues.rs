@@ -4,6 +4,7 @@
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagegroupid-property.html>
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,17 +31,18 @@ pub(crate) struct QueueAccess {
 
 impl QueueAccess {
     /// Asks how many messages can be received, as far as the queue knows by then.
-    pub(crate) async fn count_waiting(&self) -> Result<u64, String> {
+    pub(crate) async fn count_waiting(&self) -> Result<u64, QueueTrouble> {
         let name = QueueAttributeName::ApproximateNumberOfMessages;
         let request = self
             .client
             .get_queue_attributes()
             .queue_url(&self.queue.url)
             .attribute_names(name.clone());
-        let answer = request.send().await.map_err(|error| error_words(&error))?;
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| QueueTrouble::of_error(&error))?;
         let count = answer.attributes.as_ref().and_then(|all| all.get(&name));
         let count = count.and_then(|count| count.parse().ok());
-        count.ok_or_else(|| format!("GetQueueAttributes: the answer has no {name}"))
+        count.ok_or_else(|| format!("GetQueueAttributes: the answer has no {name}").into())
     }
 }
 
@@ -197,7 +199,10 @@ impl WorkQueues {
     }
 
     /// The same, and why a queue did not take the last one that it refused.
-    pub(crate) async fn send_and_explain(&self, items: &[WorkItem]) -> (Vec<bool>, Option<String>) {
+    pub(crate) async fn send_and_explain(
+        &self,
+        items: &[WorkItem],
+    ) -> (Vec<bool>, Option<QueueTrouble>) {
         let batches = self.batches(items);
         let sends = batches.iter().map(|batch| self.send_batch(items, batch));
         let (mut taken, mut trouble) = (BTreeSet::new(), None);
@@ -244,7 +249,7 @@ impl WorkQueues {
             );
             return SentBatch {
                 taken: Vec::new(),
-                trouble: Some("the queue takes messages too slowly".to_owned()),
+                trouble: Some("the queue takes messages too slowly".to_owned().into()),
             };
         };
         let (mut left, mut sent) = (batch.items.clone(), SentBatch::default());
@@ -256,13 +261,16 @@ impl WorkQueues {
                     sent.trouble = trouble;
                     false
                 }
-                Err(Unsent { words, is_definite }) => {
+                Err(Unsent {
+                    trouble,
+                    is_definite,
+                }) => {
                     warn!(
                         queue = access.queue.name(),
-                        error = words,
+                        error = trouble.words,
                         "cannot send to the work queue for now"
                     );
-                    sent.trouble = Some(words);
+                    sent.trouble = Some(trouble);
                     is_definite
                 }
             };
@@ -283,12 +291,51 @@ pub(crate) struct SentBatch {
     /// What its queue has for sure, by the places among all.
     pub(crate) taken: Vec<usize>,
     /// Why it does not have the rest.
-    pub(crate) trouble: Option<String>,
+    pub(crate) trouble: Option<QueueTrouble>,
+}
+
+/// Why a queue did not do what it was asked to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct QueueTrouble {
+    /// The service's own error code; empty where there is none.
+    pub(crate) code: String,
+    /// The status of the answer, unless that refused single messages only.
+    pub(crate) status: Option<u16>,
+    /// All that is known of it, in one line.
+    pub(crate) words: String,
+}
+
+impl QueueTrouble {
+    fn of_error<E>(error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        Self {
+            code: error.code().unwrap_or_default().to_owned(),
+            status: error.raw_response().map(|answer| answer.status().as_u16()),
+            words: error_words(error),
+        }
+    }
+}
+
+impl From<String> for QueueTrouble {
+    fn from(words: String) -> Self {
+        Self {
+            words,
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Display for QueueTrouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
 }
 
 /// A request that was not carried out, as far as is known.
 struct Unsent {
-    words: String,
+    trouble: QueueTrouble,
     /// Whether the service refused it, so that the same again is of no use.
     is_definite: bool,
 }
@@ -303,8 +350,8 @@ async fn try_send(
     let entries = batch
         .iter()
         .filter_map(|index| Some((index, items.get(*index)?)));
-    let unbuilt = |words| Unsent {
-        words,
+    let unbuilt = |words: String| Unsent {
+        trouble: words.into(),
         is_definite: true,
     };
     let entries = entries
@@ -317,7 +364,7 @@ async fn try_send(
         .queue_url(&access.queue.url)
         .set_entries(Some(entries));
     let unsent = |error: SdkError<_, HttpResponse>| Unsent {
-        words: error_words(&error),
+        trouble: QueueTrouble::of_error(&error),
         is_definite: is_refused(&error),
     };
     let answer = request.send().await.map_err(unsent)?;
@@ -331,7 +378,11 @@ async fn try_send(
             queue = access.queue.name(),
             code, detail, "the work queue refused a message"
         );
-        trouble = Some(format!("{code}: {detail}"));
+        trouble = Some(QueueTrouble {
+            code: code.to_owned(),
+            status: None,
+            words: format!("{code}: {detail}"),
+        });
     }
     let taken = answer
         .successful
