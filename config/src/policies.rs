@@ -52,22 +52,57 @@ pub struct PolicyOptions {
 }
 
 impl PolicyOptions {
-    /// Takes the daemon's own role, `ARN`, or the principal of an account, `NAME=ARN`.
+    /// Takes the daemon's own role, `ARN`, or the principal of an account's profile, `NAME=ARN`;
+    /// each once.
     pub fn add_principal(&mut self, text: &str, settings: &Settings) -> Result<(), PolicyError> {
-        let Some((name, arn)) = text.split_once('=') else {
-            self.principal = Some(values::role_arn(text).map_err(PolicyError)?);
-            return Ok(());
+        // The name of a role may have the sign, too.
+        let named = text.split_once('=').filter(|_| !text.starts_with("arn:"));
+        let (name, arn) = match named {
+            None => {
+                let arn = values::role_arn(text).map_err(PolicyError)?;
+                return match self.principal.replace(arn) {
+                    None => Ok(()),
+                    Some(other) => Err(PolicyError(format!(
+                        "--principal names two roles of the daemon, {other} and {text}; it has one"
+                    ))),
+                };
+            }
+            Some((name, arn)) => (name, values::principal_arn(arn).map_err(PolicyError)?),
         };
-        if !settings.accounts.contains_key(name) {
+        let Some(account) = settings.accounts.get(name) else {
             let known = settings.accounts.keys().map(String::as_str);
             let hint = values::suggest_nearest(name, known);
             return Err(PolicyError(format!(
                 "account {name:?} is not defined; {hint}"
             )));
+        };
+        if account.profile.is_none() {
+            return Err(PolicyError(format!(
+                "account {name:?} has no profile, so the daemon's own role signs for it; name that with --principal ARN"
+            )));
         }
-        let arn = values::principal_arn(arn).map_err(PolicyError)?;
-        self.principals.insert(name.to_owned(), arn);
-        Ok(())
+        match self.principals.insert(name.to_owned(), arn) {
+            None => Ok(()),
+            Some(other) => Err(PolicyError(format!(
+                "--principal names two principals of account {name:?}, {other} too; a profile is one"
+            ))),
+        }
+    }
+
+    /// Takes keys that source objects are encrypted under, and keys that destination buckets
+    /// encrypt under by default.
+    pub fn with_keys(
+        mut self,
+        source: &[String],
+        destination: &[String],
+    ) -> Result<Self, PolicyError> {
+        let checked = |keys: &[String]| {
+            let keys = keys.iter().map(|key| values::kms_key(key));
+            keys.collect::<Result<Vec<_>, _>>().map_err(PolicyError)
+        };
+        self.source_keys = checked(source)?;
+        self.destination_keys = checked(destination)?;
+        Ok(self)
     }
 }
 

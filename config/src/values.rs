@@ -375,14 +375,17 @@ fn arn_of(text: &str, service: &str, kind: &str) -> Option<String> {
         return None;
     };
     let name = resource.strip_prefix(kind)?;
+    // These three would make a policy let in others too, or a variable of what was meant as a name.
+    let is_sign = |c: char| c.is_ascii_graphic() && !matches!(c, '*' | '?' | '$');
     let is_valid = *scheme == "arn"
-        && partition.starts_with("aws")
+        && (*partition == "aws" || partition.starts_with("aws-"))
         && *found == service
         && region.is_empty() == (service == "iam")
         && account.len() == 12
         && account.chars().all(|c| c.is_ascii_digit())
         && !name.is_empty()
-        && !name.contains(char::is_whitespace);
+        && !name.ends_with('/')
+        && name.chars().all(is_sign);
     is_valid.then(|| text.to_owned())
 }
 
@@ -450,6 +453,20 @@ mod tests {
         assert!(role_arn("arn:aws:iam::111111111111:role/team/replicator").is_ok());
         assert!(role_arn("arn:aws:iam::111111111111:user/replicator").is_err());
         assert!(role_arn("arn:aws:iam::1111:role/replicator").is_err());
+        assert!(role_arn("arn:aws:iam::111111111111:role/a=b,c@d").is_ok());
+        for wrong in [
+            "role/*",
+            "role/team/",
+            "role/a b",
+            "role/ä",
+            "role/${aws:username}",
+        ] {
+            assert!(
+                role_arn(&format!("arn:aws:iam::111111111111:{wrong}")).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(role_arn("arn:awsome:iam::111111111111:role/replicator").is_err());
     }
 
     #[test]

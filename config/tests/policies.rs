@@ -435,6 +435,58 @@ fn the_principal_of_a_profile_is_another_and_has_to_be_named() {
 }
 
 #[test]
+fn a_principal_that_is_none_or_that_would_not_be_used_is_refused() {
+    let settings = parse(&config()).unwrap();
+    let with = |principals: &[&str]| {
+        let mut options = PolicyOptions::default();
+        let mut adding = principals.iter();
+        let added = adding.try_for_each(|one| options.add_principal(one, &settings));
+        added.map(|()| options)
+    };
+    // The name of a role may have an equals sign.
+    let odd = "arn:aws:iam::111111111111:role/team=data";
+    assert_eq!(with(&[odd]).unwrap().principal.as_deref(), Some(odd));
+    let user = "arn:aws:iam::222222222222:user/platform";
+    for (wrong, words) in [
+        ([OWN, odd].as_slice(), "two roles"),
+        (&["s3-replicator"], "is not the ARN of an IAM role"),
+        (
+            &["arn:aws:iam::111111111111:role/*"],
+            "is not the ARN of an IAM role",
+        ),
+        (&[&format!("archive={user}")], "has no profile"),
+        (
+            &["archive=platform"],
+            "is not the ARN of an IAM role or user",
+        ),
+        (&[&format!("archiv={user}")], "did you mean \"archive\"?"),
+    ] {
+        let refused = with(wrong).unwrap_err().to_string();
+        assert!(refused.contains(words), "{wrong:?}: {refused}");
+    }
+    let text = config().replace(
+        "external_id = \"orders-archive\"\n",
+        "external_id = \"orders-archive\"\nprofile = \"platform\"\n",
+    );
+    let settings = parse(&text).unwrap();
+    let mut options = PolicyOptions::default();
+    let of_archive = format!("archive={user}");
+    options.add_principal(&of_archive, &settings).unwrap();
+    let refused = options.add_principal(&of_archive, &settings).unwrap_err();
+    assert!(refused.to_string().contains("two principals"), "{refused}");
+}
+
+#[test]
+fn keys_that_are_no_arns_are_refused() {
+    let key = "arn:aws:kms:eu-west-1:111111111111:key/1".to_owned();
+    let with = |source: &str, destination: &str| {
+        PolicyOptions::default().with_keys(&[source.to_owned()], &[destination.to_owned()])
+    };
+    assert_eq!(with(&key, &key).unwrap().source_keys, [key.as_str()]);
+    assert!(with("alias/orders", &key).is_err() && with(&key, "1").is_err());
+}
+
+#[test]
 fn a_role_that_names_another_of_its_template_is_made_after_it() {
     let own = "arn:aws:iam::222222222222:role/s3-replicator";
     let mut options = options(PolicyLayout::Roles);

@@ -246,12 +246,11 @@ struct Policies {
 
 impl Policies {
     fn print(self, settings: &Settings) -> anyhow::Result<String> {
-        let mut options = PolicyOptions {
+        let options = PolicyOptions {
             layout: self.layout,
-            source_keys: self.source_keys,
-            destination_keys: self.destination_keys,
             ..PolicyOptions::default()
         };
+        let mut options = options.with_keys(&self.source_keys, &self.destination_keys)?;
         for principal in &self.principals {
             options.add_principal(principal, settings)?;
         }
