@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::world::config::Config;
 use crate::world::daemon::{Daemon, printed, run};
+use crate::world::hostile::Hostile;
 use crate::world::{World, http};
 
 const TOKEN: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
@@ -92,8 +93,83 @@ async fn with_a_token_every_change_has_to_bear_it() {
     let output = run(&address, &config.path).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        printed(&output).contains("api_token_file"),
+        printed(&output).contains("--token-file"),
         "{}",
         printed(&output)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_refuses_is_json_that_names_the_whole_path() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    let _daemon = Daemon::spawn(&config).ready().await;
+    let refused = async |path: &str| {
+        let url = format!("http://{}{path}", config.listen);
+        let (status, body) = http::get(&url).await.unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}"));
+        (status, body["error"].as_str().unwrap().to_owned())
+    };
+    for path in [
+        "/api",
+        "/api/",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v1/nope",
+        "/api/v2",
+    ] {
+        let (status, error) = refused(path).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(error, format!("{path} is no path of this API"));
+    }
+    for (query, named) in [
+        ("objects?uri=s3://orders/a&uri=s3://orders/b", "uri"),
+        ("failures?rule=orders&rule=orders", "rule"),
+        ("objects?url=s3://orders/a", "url"),
+    ] {
+        let (status, error) = refused(&format!("/api/v1/{query}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(error.contains(named), "{query}: {error}");
+    }
+    let foreign = Request::get(format!("http://{}/api/v1/status", config.listen));
+    let foreign = foreign.header("host", "evil.example");
+    let foreign = foreign.body(Full::<Bytes>::default()).unwrap();
+    let (status, body) = http::answer(foreign).await.unwrap();
+    assert_eq!(status, StatusCode::MISDIRECTED_REQUEST);
+    assert!(serde_json::from_str::<Value>(&body).is_ok(), "{body}");
+    let paused = "/rules/pause?rule=orders&rule=invoices";
+    let status = post(&config, paused, &[COMMAND]).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{paused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheme_of_a_token_may_be_in_any_case_and_a_command_without_one_is_told_where_it_belongs()
+ {
+    let world = Hostile::new().await;
+    let mut config = world.config();
+    with_token(&mut config);
+    let _daemon = Daemon::spawn(&config).ready().await;
+    for scheme in ["bearer", "BEARER"] {
+        let bearer = format!("{scheme} {TOKEN}");
+        let path = "/api/v1/rules/orders/resume";
+        let status = post(&config, path, &[("authorization", &bearer)]).await;
+        assert_eq!(status, StatusCode::OK, "{scheme}");
+    }
+    let pause = ["pause", "--rule=orders", "--address", &config.listen];
+    let output = run(&pause, &config.path).await;
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("--token-file"), "{text}");
+    let other = config.path.with_file_name("other");
+    fs::write(&other, TOKEN.replace('f', "e")).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+    let other = other.to_str().unwrap();
+    let output = run(
+        &[&pause, ["--token-file", other].as_slice()].concat(),
+        &config.path,
+    )
+    .await;
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(other) && !text.contains(TOKEN), "{text}");
 }

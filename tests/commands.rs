@@ -1,12 +1,16 @@
 //! The commands beside `run`: what they print, and what they answer to the shell.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::world::World;
 use crate::world::daemon::{printed, run};
+use crate::world::hostile::Hostile;
 use crate::world::oracle::root;
 
 const FIVE_MISTAKES: &str = r#"
@@ -176,4 +180,135 @@ async fn health_says_by_its_exit_code_what_healthz_says() {
         printed(&output),
         "s3-replicator: queue events cannot be polled\n"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_used_is_found_before_the_start_and_keeps_the_daemon_from_it() {
+    let world = Hostile::new().await;
+    let mut config = world.config();
+    let token = config.path.with_file_name("token");
+    config.settings = format!("api_token_file = {token:?}");
+    config.write();
+    let secret = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
+    let cases: [(&str, &dyn Fn()); 5] = [
+        ("cannot read the token", &|| {}),
+        ("no regular file", &|| make_pipe(&token)),
+        ("openssl rand", &|| write_private(&token, "")),
+        ("openssl rand", &|| {
+            write_private(&token, &secret.repeat(200));
+        }),
+        ("chmod 640", &|| {
+            fs::write(&token, secret).unwrap();
+            fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+        }),
+    ];
+    for (named, make) in cases {
+        if token.exists() {
+            fs::remove_file(&token).unwrap();
+        }
+        make();
+        for (command, code) in [(["check", "--offline"].as_slice(), 1), (&["run"], 78)] {
+            let output = run(command, &config.path).await;
+            // What is found is broken into lines.
+            let text = printed(&output)
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
+            assert_eq!(
+                output.status.code(),
+                Some(code),
+                "{command:?} {named}: {text}"
+            );
+            let is_named = text.contains(named) && text.contains("api_token_file");
+            assert!(is_named, "{command:?} {named}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    make_pipe(&pipe);
+    let output = run(&["check", "--offline"], &pipe).await;
+    assert_eq!(output.status.code(), Some(78), "{}", printed(&output));
+    let world = Hostile::new().await;
+    let config = world.config();
+    config.write();
+    let (named, listen) = (pipe.to_str().unwrap(), config.listen.as_str());
+    let pause = [
+        "pause",
+        "--rule=orders",
+        "--address",
+        listen,
+        "--token-file",
+        named,
+    ];
+    let backfill = ["backfill", "--rule=orders", "--dry-run", "--from", named];
+    for command in [pause.as_slice(), &backfill] {
+        let output = run(command, &config.path).await;
+        let text = printed(&output);
+        assert_eq!(output.status.code(), Some(1), "{command:?} {text}");
+        assert!(text.contains("no regular file"), "{command:?} {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_line_that_is_not_valid_is_told_from_a_difference() {
+    let nowhere = Path::new("/nonexistent/config.toml");
+    for wrong in [
+        ["verify"].as_slice(),
+        &["verify", "--rule=orders", "--as-of=noon"],
+        &["check", "--surprise"],
+        &["surprise"],
+        &[],
+    ] {
+        let output = run(wrong, nowhere).await;
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{wrong:?} {}",
+            printed(&output)
+        );
+    }
+    for asked in ["--help", "--version"] {
+        let output = run(&[asked], nowhere).await;
+        assert_eq!(output.status.code(), Some(0), "{asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_of_nothing_proves_nothing() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    config.write();
+    let verify = ["verify", "--rule=orders", "--as-of=2999-01-01T00:00:00Z"];
+    let compared = async |more: &[&str]| {
+        let output = run(&[&verify, more].concat(), &config.path).await;
+        (output.status.code(), printed(&output))
+    };
+    world.put("invoices/1", "one").await;
+    let (code, text) = compared(&["--prefix=invoice/"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("nothing was compared"), "{text}");
+    for scope in ["\"invoice/\"", "since 2020-01-01T00:00:00Z"] {
+        assert!(text.contains(scope), "{scope}: {text}");
+    }
+    let (code, text) = compared(&["--prefix=invoices/"]).await;
+    assert_eq!(code, Some(2), "{text}");
+    for since in ["2999-01-01T00:00:00Z", "2999-02-01T00:00:00Z"] {
+        let (code, text) = compared(&["--since", since]).await;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("--as-of") && text.contains(since), "{text}");
+    }
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Makes a pipe that nothing is ever written to.
+fn make_pipe(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }

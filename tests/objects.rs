@@ -6,6 +6,8 @@ use serde_json::Value;
 use crate::world::config::Config;
 use crate::world::daemon::{Daemon, printed, run};
 use crate::world::faults::{Fault, Faults};
+use crate::world::hostile::{self, Hostile};
+use crate::world::http::{self, StatusCode};
 use crate::world::localstack::SOURCE;
 use crate::world::{World, eventually};
 
@@ -93,6 +95,66 @@ async fn what_no_rule_takes_is_skipped_and_says_why() {
     let answer = status(&config, &other).await;
     assert_eq!(answer["keys"], Value::Array(Vec::new()));
     assert_eq!(answer["refusals"][0]["cause"], "prefix", "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_neither_side_has_is_not_found() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    let foreign = world
+        .user()
+        .put_object()
+        .bucket(hostile::ARCHIVE)
+        .key("foreign");
+    let foreign = foreign.body(b"one".to_vec().into()).send().await.unwrap();
+    let foreign = foreign.version_id.unwrap();
+    let daemon = Daemon::spawn(&config).ready().await;
+    let asked = [
+        ("s3://orders/absent", "s3://orders/absent"),
+        ("s3://orders-replica/absent", "s3://orders-replica/absent"),
+        ("s3://orders/foreign?versionId=none", "\"none\""),
+        ("s3://nope/report", "no rule has the bucket nope,"),
+    ];
+    let assert_absent = async || {
+        for (object, named) in asked {
+            let output = run(&["status", object], &config.path).await;
+            let text = printed(&output);
+            assert_eq!(output.status.code(), Some(1), "{object}: {text}");
+            assert!(text.contains(named), "{object}: {text}");
+        }
+    };
+    assert_absent().await;
+    for (object, named) in asked {
+        let url = format!("http://{}/api/v1/objects?uri={object}", config.listen);
+        let (status, body) = http::get(&url).await.unwrap();
+        assert_eq!(status, StatusCode::NOT_FOUND, "{object}: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(body["error"].as_str().unwrap().contains(named), "{body}");
+    }
+    // Another writer's object is none that is absent.
+    let url = format!("s3://orders-replica/foreign?versionId={foreign}");
+    let answer = status(&config, &url).await;
+    assert_eq!(answer["keys"][0]["unmanaged"], serde_json::json!([foreign]));
+    daemon.kill().await;
+    assert_absent().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_has_a_version_id_in_it_can_be_asked_for() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    let _daemon = Daemon::spawn(&config).ready().await;
+    let key = "report?versionId=3HL4kqt";
+    let ids = [
+        world.put(key, "first").await,
+        world.put(key, "second").await,
+    ];
+    world.replicated(key).await;
+    let all = versions(&config, &format!("s3://orders/{key}?versionId=")).await;
+    assert_eq!(all.len(), 2, "{all:?}");
+    let one = versions(&config, &format!("s3://orders/{key}?versionId={}", ids[0])).await;
+    assert_eq!(one[0]["version_id"], ids[0]);
+    assert_eq!(one.len(), 1, "{one:?}");
 }
 
 async fn status(config: &Config, object: &str) -> Value {

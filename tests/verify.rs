@@ -42,7 +42,7 @@ async fn what_was_replicated_is_equal_and_each_break_is_named() {
     daemon.kill().await;
     world.put("late/one", "first").await;
     let (code, differences, sum) = verify(&config, "orders", &["--prefix", "late/"]).await;
-    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+    assert_eq!((code, differences), (1, BTreeMap::new()), "{sum}");
     assert_eq!(sum["pending"], 1, "{sum}");
     let (code, differences, _) =
         verify(&config, "orders", &["--prefix", "late/", "--as-of", EVER]).await;
@@ -70,7 +70,7 @@ async fn what_a_preferred_rule_leaves_out_by_tags_is_missed_by_the_other_rule() 
         (2, ["missing".to_owned()].as_slice())
     );
     let (code, differences, sum) = verify(&config, "gold", &["--as-of", EVER]).await;
-    assert_eq!(code, 0, "{differences:?} {sum}");
+    assert_eq!(code, 1, "nothing is left: {differences:?} {sum}");
     assert_eq!(sum["skipped"]["its tags do not match"], 1, "{sum}");
 }
 

@@ -33,10 +33,19 @@ impl Invalid {
 
     /// Makes an error of one problem with the file as a whole.
     pub(crate) fn whole_file(position: Option<(usize, usize)>, message: String) -> Self {
+        Self::of_one("", position, message)
+    }
+
+    /// Makes an error of one problem with what a key names.
+    pub(crate) fn of_key(path: &str, message: String) -> Self {
+        Self::of_one(path, None, message)
+    }
+
+    fn of_one(path: &str, position: Option<(usize, usize)>, message: String) -> Self {
         Self {
             file: None,
             problems: vec![Problem {
-                path: String::new(),
+                path: path.to_owned(),
                 rule: None,
                 position,
                 message,

@@ -21,5 +21,5 @@ pub use import::{ImportError, ImportOptions, import};
 pub use schema::line_of;
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
-pub use settings::{Settings, load, parse, read_text};
+pub use settings::{ApiToken, Settings, load, open_file, parse, read_text};
 pub use values::{Partition, likely_partition, partition_of, suggest_nearest};

@@ -1,5 +1,6 @@
 //! The file as used: every default filled in, every value parsed, every problem reported at once.
-//! Its own keys are read here, and the filters of rules: which keys, sizes and tags a rule is about.
+//! Its own keys are read here, with the token of the HTTP API, and the filters of rules: which keys,
+//! sizes and tags a rule is about.
 
 pub(crate) mod accounts;
 pub(crate) mod queues;
@@ -8,14 +9,18 @@ mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fs;
-use std::io::ErrorKind;
+use std::fmt;
+use std::fs::{File as DiskFile, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use replicator_core::rule::{Filter, Rule};
+use rustix::fs::OFlags;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use crate::diagnostics::{Invalid, Location, Problems, line_and_column};
 use crate::schema::{self, File};
@@ -53,6 +58,68 @@ pub struct Settings {
     pub rules: Vec<Rule>,
 }
 
+impl Settings {
+    /// Reads the token that requests have to bear, where a file is named for it.
+    pub fn read_api_token(&self) -> Result<Option<ApiToken>, Invalid> {
+        let token = self.api_token_file.as_deref().map(ApiToken::read_file);
+        token
+            .transpose()
+            .map_err(|message| Invalid::of_key("api_token_file", message))
+    }
+}
+
+/// The secret that requests which change anything have to bear.
+#[derive(Clone)]
+pub struct ApiToken(Zeroizing<String>);
+
+impl fmt::Debug for ApiToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiToken(…)")
+    }
+}
+
+// 128 bits in hexadecimal are 32.
+const TOKEN_BYTES_MIN: usize = 32;
+
+// As much of a request's head as a client may well send.
+const TOKEN_BYTES_MAX: usize = 4 << 10;
+
+const MAKE_TOKEN: &str = "make one: (umask 027; openssl rand -hex 32 > FILE)";
+
+impl ApiToken {
+    /// Reads the token from its file, which may be read by its owner and its group alone.
+    pub fn read_file(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let unreadable = |error: io::Error| format!("cannot read the token {shown}: {error}");
+        let file = open_file(path).map_err(unreadable)?;
+        let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+        if mode & 0o027 != 0 {
+            return Err(format!(
+                "the token {shown} has mode {:03o}, so other users may read or change it; chmod 640 {shown}",
+                mode & 0o777
+            ));
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.take(TOKEN_BYTES_MAX as u64 + 1)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
+        let token = text.trim();
+        let is_token = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_graphic());
+        match is_token {
+            true => Ok(Self(Zeroizing::new(token.to_owned()))),
+            false => Err(format!(
+                "the token {shown} is not {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} letters, digits and signs; {MAKE_TOKEN}"
+            )),
+        }
+    }
+
+    /// Returns the token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Settings, Invalid> {
     read_text(path)
@@ -67,13 +134,28 @@ pub fn read_text(path: &Path) -> Result<String, String> {
     if let Some(name) = path.to_str().and_then(|path| path.strip_prefix("env:")) {
         return env::var(name).map_err(|error| format!("can't be read: {error}"));
     }
-    fs::read_to_string(path).map_err(|error| {
+    let read = || io::read_to_string(open_file(path)?);
+    read().map_err(|error| {
         if error.kind() == ErrorKind::InvalidData {
             "is not UTF-8, as TOML has to be; save it as UTF-8".to_owned()
         } else {
             format!("can't be read: {error}; name another with --config FILE")
         }
     })
+}
+
+/// Opens a file that is named to be read. A pipe that has no writer would be waited for without end,
+/// and none can be read twice, as a reload does.
+pub fn open_file(path: &Path) -> io::Result<DiskFile> {
+    let waits_not = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(waits_not)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 /// Reads and checks the text of a configuration file.

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use replicator_config::{
-    Account, ConditionalWrites, Queue, Service, ServiceEndpoints, Settings, load, parse,
+    Account, ApiToken, ConditionalWrites, Queue, Service, ServiceEndpoints, Settings, load, parse,
 };
 use replicator_core::object::{Bucket, Timestamp};
 use replicator_core::rule::{
@@ -327,4 +329,32 @@ fn a_disabled_rule_has_a_work_queue_only_where_enabled_ones_may_have_one() {
         file(&format!("priority = 1\n{queue}"), &disabled),
         (vec![true, true], 1)
     );
+}
+
+fn token_of(text: &str, mode: u32) -> Result<ApiToken, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, text).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    ApiToken::read_file(file.path())
+}
+
+#[test]
+fn a_token_that_others_may_read_or_that_can_be_guessed_is_refused() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let token = token_of(&format!("{secret}\n"), 0o600).unwrap();
+    assert_eq!(token.as_str(), secret);
+    assert!(!format!("{token:?}").contains(secret));
+    assert!(token_of(secret, 0o640).is_ok());
+    let refused = token_of(secret, 0o644).unwrap_err();
+    assert!(refused.contains("chmod 640"), "{refused}");
+    for guessable in ["", "secret", &secret.replace('a', " "), &secret[1..]] {
+        let refused = token_of(guessable, 0o600).unwrap_err();
+        assert!(refused.contains("openssl rand"), "{refused}");
+        assert!(
+            guessable.is_empty() || !refused.contains(guessable),
+            "{refused}"
+        );
+    }
+    let refused = token_of(&secret.repeat(200), 0o600).unwrap_err();
+    assert!(refused.contains("32 to 4096"), "{refused}");
 }

@@ -25,6 +25,7 @@ use http::{Method, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use replicator_config::ApiToken;
 use replicator_core::failure::{Reason, error_chain};
 use replicator_core::object::without_commands;
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,6 @@ use crate::rule_state::{ActivityFigures, PausedRule};
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
 use crate::task::Ruleset;
-use api::Token;
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub(crate) struct Admin {
     pub(crate) set_up: Arc<SetUp>,
     pub(crate) rules: watch::Receiver<Arc<Ruleset>>,
     /// What a request that changes anything has to bear, if that is configured.
-    pub(crate) token: Option<Token>,
+    pub(crate) token: Option<ApiToken>,
     /// Names, in lower case, under which clients may reach this, beside addresses and localhost.
     pub(crate) hosts: Arc<[String]>,
     /// Places of the requests that read an object at both sides.
@@ -183,9 +183,12 @@ impl Admin {
             .route("/rules/pause", post(api::pause))
             .route("/rules/resume", post(api::resume))
             .merge(api::router())
+            .fallback(api::no_path)
             .layer(token_required)
             .with_state(self)
-            .layer(known_hosts);
+            .layer(known_hosts)
+            .layer(middleware::from_fn(api::refuse_pages))
+            .layer(middleware::from_fn(api::describe_refusals));
         serve(router, listener, stop).await;
     }
 
@@ -418,8 +421,7 @@ fn foreign<B>(request: &http::Request<B>, hosts: &[String]) -> Option<Response> 
         );
         return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
     }
-    let is_api = request.uri().path().starts_with("/api/");
-    let is_command = request.headers().contains_key(COMMAND) || is_api;
+    let is_command = request.headers().contains_key(COMMAND) || api::is_api(request.uri());
     if request.method() == Method::POST && !is_command {
         let text = format!("a POST needs the header {COMMAND}: 1\n");
         return Some((StatusCode::FORBIDDEN, text).into_response());
@@ -443,6 +445,10 @@ fn is_known(host: &str, hosts: &[String]) -> bool {
 
 /// Why a request has no other answer.
 pub(crate) type Refusal = (StatusCode, String);
+
+pub(crate) fn bad_request(why: impl Into<String>) -> Refusal {
+    (StatusCode::BAD_REQUEST, why.into())
+}
 
 pub(crate) fn unavailable(why: impl Into<String>) -> Refusal {
     (StatusCode::SERVICE_UNAVAILABLE, why.into())

@@ -109,7 +109,8 @@ enum DaemonCommand {
     Status {
         #[command(flatten)]
         daemon: DaemonAddress,
-        /// An object, by its key at either side: what became of each of its versions
+        /// An object, by its key at either side: what became of each of its versions, or of one. The
+        /// last `?versionId=` counts; one without an id, for all versions, ends a key that has it too
         #[arg(value_name = "s3://BUCKET/KEY[?versionId=ID]")]
         object: Option<String>,
         /// Print JSON instead of tables
@@ -268,7 +269,8 @@ where
 }
 
 const CHECK_EXAMPLES: &str =
-    "Exit status: 0 fine, 1 problems, 2 a service could not be asked, 78 a file that is not valid.
+    "Exit status: 0 fine, 1 problems, 2 a service could not be asked, 78 a command line or file that is
+not valid.
 
 Examples:
   s3-replicator check
@@ -276,7 +278,11 @@ Examples:
   s3-replicator check --probe
   s3-replicator check --json | jq '.sections[].findings[]'";
 
-const VERIFY_EXAMPLES: &str = "Examples:
+const VERIFY_EXAMPLES: &str =
+    "Exit status: 0 equal, 1 nothing was compared or a service could not be asked, 2 any difference,
+78 a command line or file that is not valid.
+
+Examples:
   s3-replicator verify --rule orders
   s3-replicator verify --rule orders --prefix invoices/ --as-of 2026-11-30T12:00:00Z
   s3-replicator verify --rule orders --deep --sample 1% --seed 7
@@ -324,7 +330,11 @@ enum LogFormat {
 fn main() -> ExitCode {
     process::abort_unless_contained();
     process::restrict_files();
-    match execute(Command::parse()) {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(other) => return answer_usage(&other),
+    };
+    match execute(command) {
         Ok(code) => code,
         Err(error) => {
             print_error(&error);
@@ -338,8 +348,17 @@ fn main() -> ExitCode {
     }
 }
 
-// `EX_CONFIG` of sysexits.h: no restart mends a file, and systemd can be told so.
+// `EX_CONFIG` of sysexits.h: no restart mends a file or a command line, and systemd can be told so.
 const NOT_CONFIGURED: u8 = 78;
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn answer_usage(other: &clap::Error) -> ExitCode {
+    let _unread = other.print();
+    match other.use_stderr() {
+        true => ExitCode::from(NOT_CONFIGURED),
+        false => ExitCode::SUCCESS,
+    }
+}
 
 fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
     if let Verb::Run {

@@ -132,20 +132,33 @@ pub(crate) async fn read_beside(
 }
 
 impl ObjectQuestion {
-    /// Reads `s3://bucket/key`, of one version with `?versionId=` behind it.
+    /// Reads `s3://bucket/key`, of one version with `?versionId=` behind it. Of several the last one
+    /// counts, and one with no id is about all versions: so a key may have any of them itself.
     pub(crate) fn parse_uri(text: &str) -> Option<Self> {
-        let (object, version) = match text.rsplit_once("?versionId=") {
-            Some((object, version)) if !version.is_empty() => (object, Some(version.to_owned())),
-            Some(_) | None => (text, None),
-        };
+        let (object, version) = text.rsplit_once("?versionId=").unwrap_or((text, ""));
         let object = Object::parse_url(object)?;
-        Some(Self { object, version })
+        let version = Some(version).filter(|version| !version.is_empty());
+        Some(Self {
+            object,
+            version: version.map(str::to_owned),
+        })
     }
 
-    fn is_about(&self, status: &VersionStatus) -> bool {
-        self.version.is_none()
-            || self.version == status.version_id
-            || self.version == status.replica_version_id
+    /// Leaves only what is about the version that was asked for.
+    fn select(&self, found: &mut KeyReplication) {
+        if let Some(version) = &self.version {
+            let is_named = |id: &Option<String>| id.as_ref() == Some(version);
+            found.versions.retain(|status| {
+                is_named(&status.version_id) || is_named(&status.replica_version_id)
+            });
+            found.unmanaged.retain(|id| id == version);
+        }
+    }
+}
+
+impl KeyReplication {
+    fn has_any(&self) -> bool {
+        !self.versions.is_empty() || !self.unmanaged.is_empty()
     }
 }
 
@@ -197,7 +210,7 @@ impl<'a> ObjectReader<'a> {
             .collect();
         let places = self.places(&bucket, &key);
         if places.is_empty() && refusals.is_empty() {
-            let known = format!("no rule has the bucket {bucket:?}, or writes {name}");
+            let known = format!("no rule has the bucket {bucket}, or writes {name}");
             return Err(Unanswered::Unknown(known));
         }
         let mut keys = Vec::new();
@@ -205,10 +218,14 @@ impl<'a> ObjectReader<'a> {
             let found = self.read_place(place, question).await;
             keys.push(found.map_err(Unanswered::Failed)?);
         }
-        let has_any = keys.iter().any(|found| !found.versions.is_empty());
-        if let Some(version) = question.version.as_ref().filter(|_| !has_any) {
+        // Of a key that no rule takes nothing is read.
+        if !keys.is_empty() && !keys.iter().any(KeyReplication::has_any) {
+            let which = match &question.version {
+                Some(version) => format!("a version {version:?}"),
+                None => "any version or delete marker".to_owned(),
+            };
+            let mut unknown = format!("neither side of {name} has {which}");
             let unread: usize = keys.iter().map(|found| found.unread).sum();
-            let mut unknown = format!("neither side of {name} has a version {version:?}");
             if unread > 0 {
                 unknown.push_str(&format!(
                     ", but {unread} older versions of the destination were not looked at"
@@ -287,17 +304,8 @@ impl<'a> ObjectReader<'a> {
             unread,
             records,
         };
-        let (mut versions, unmanaged) = run_blocking(|| history.statuses(VERSIONS_MAX));
-        versions.retain(|status| question.is_about(status));
-        if versions.is_empty() {
-            versions.extend(
-                question
-                    .version
-                    .iter()
-                    .filter_map(|id| history.unjudged(id)),
-            );
-        }
-        Ok(KeyReplication {
+        let (versions, unmanaged) = run_blocking(|| history.statuses(VERSIONS_MAX));
+        let mut found = KeyReplication {
             rule: lead.id.clone(),
             source: format!("s3://{}/{}", source.bucket, key.as_str()),
             destination: format!("s3://{bucket}/{}", target.key.as_str()),
@@ -305,7 +313,12 @@ impl<'a> ObjectReader<'a> {
             unmanaged,
             omitted: history.source.len().saturating_sub(VERSIONS_MAX),
             unread: history.unread.len(),
-        })
+        };
+        question.select(&mut found);
+        if let (Some(version), false) = (&question.version, found.has_any()) {
+            found.versions.extend(history.unjudged(version));
+        }
+        Ok(found)
     }
 }
 

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use replicator_config::Settings;
+use replicator_config::{ApiToken, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::api::{self, OBJECTS_MAX, Token};
+use crate::admin::api::{self, OBJECTS_MAX};
 use crate::admin::{Admin, Status};
 use crate::clock;
 use crate::dispatch::{Channels, Dispatch};
@@ -124,8 +124,7 @@ impl Daemon {
                 "without a work_queue one daemon routes and works; name one in [[queues]], or start without --role"
             );
         }
-        let token = settings.api_token_file.as_deref().map(Token::read_file);
-        let token = token.transpose()?;
+        let token = settings.read_api_token()?;
         let metrics = Metrics::new().context("cannot register metrics")?;
         let ledger = Ledger::open(&settings.state_dir)?;
         let accounts =
@@ -171,7 +170,7 @@ impl Daemon {
         engine: Arc<Engine>,
         settings: Settings,
         rules: Ruleset,
-        (listener, role, token): (Option<TcpListener>, Role, Option<Token>),
+        (listener, role, token): (Option<TcpListener>, Role, Option<ApiToken>),
     ) -> Self {
         let (rules, watched) = watch::channel(Arc::new(rules));
         let [drain, halt, close] = <[CancellationToken; 3]>::default();

@@ -9,7 +9,7 @@ pub(crate) mod rounds;
 
 use std::io::Write as _;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use futures::{StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
@@ -32,7 +32,7 @@ use crate::s3::client::{ResponseHead, S3Request};
 use crate::sqs::hints::{Hint, HintSender};
 pub use deep::SampleShare;
 use keys::{KeyPairs, ListedKey, ListedPair, list_pair};
-use report::{Compared, KeyOutcome, Line, VerifyReport};
+use report::{Compared, KeyOutcome, Line, VerifyReport, to_rfc3339};
 
 /// What is compared, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -119,11 +119,8 @@ pub async fn verify(
     } else {
         report.text()
     });
-    Ok(if report.is_equal() { EQUAL } else { DIFFERENT })
+    Ok(report.exit_code())
 }
-
-const EQUAL: u8 = 0;
-const DIFFERENT: u8 = 2;
 
 /// Says which versions are compared.
 pub(crate) fn scope_of(
@@ -137,12 +134,17 @@ pub(crate) fn scope_of(
     };
     let as_of = options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR);
     let scope = RuleScope::new((rule, &settings.rules), as_of, start_of)?;
-    if !scope.starts.contains_key(&rule.id) {
+    let Some(start) = scope.starts.get(&rule.id) else {
         bail!(
             "rule {:?} has no since, and no ledger here says when it was first loaded; set `since` in the rule (or give --since to verify)",
             rule.id
         );
-    }
+    };
+    let [since, until] = [*start, as_of].map(to_rfc3339);
+    ensure!(
+        *start < as_of,
+        "no version is created both since {since} and until {until}; give an earlier --since or a later --as-of"
+    );
     Ok(scope)
 }
 
@@ -236,7 +238,8 @@ impl<'a> Verifier<'a> {
         mut tell: impl FnMut(&Line),
     ) -> anyhow::Result<VerifyReport> {
         let unlisted = self.parked.as_ref().map(|parked| parked.unlisted);
-        let mut report = VerifyReport::new(self.scope.as_of, unlisted);
+        let mut report = VerifyReport::new(&self.scope, unlisted);
+        report.prefix = prefix.unwrap_or(&self.rule.filter.prefix).to_owned();
         let both = KeyPairs::new(self.rule, self.ends(), prefix)?;
         let keys = stream::unfold(Some(both), |both| async move {
             let mut both = both?;

@@ -27,7 +27,8 @@ pub(crate) async fn status(request: Request<Full<Bytes>>) -> StatusCode {
     answer(request).await.expect("there is an answer").0
 }
 
-async fn answer(request: Request<Full<Bytes>>) -> Option<(StatusCode, String)> {
+/// Sends a request, and returns the answer; `None` when there is none.
+pub(crate) async fn answer(request: Request<Full<Bytes>>) -> Option<(StatusCode, String)> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.ok()?;
     let status = response.status();

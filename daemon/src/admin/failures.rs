@@ -21,7 +21,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::admin::api::query_pairs;
 use crate::admin::status::{DaemonAddress, DaemonClient, send_request};
-use crate::admin::{Admin, Refusal, SILENT, json_response, unavailable};
+use crate::admin::{Admin, Refusal, SILENT, bad_request, json_response, unavailable};
 use crate::clock;
 use crate::dispatch::Command;
 use crate::ledger::Ledger;
@@ -368,10 +368,6 @@ pub(crate) async fn retry_parked(
     let retried = admin.command(RETRY_TIMEOUT, command).await;
     let retried = retried.ok_or_else(|| unavailable(SILENT))?;
     Ok(json_response(&retried.map_err(unavailable)?))
-}
-
-fn bad_request(why: impl Into<String>) -> Refusal {
-    (StatusCode::BAD_REQUEST, why.into())
 }
 
 fn unreadable(failure: Failure) -> Refusal {

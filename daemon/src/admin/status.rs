@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use replicator_config::{Invalid, Settings};
+use replicator_config::{ApiToken, Invalid, Settings};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Timestamp, escape_controls};
 use replicator_core::rule::Mismatch;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use crate::admin::api::{ApiError, Token};
+use crate::admin::api::ApiError;
 use crate::admin::{COMMAND, QueueStatus, Status};
 use crate::health::LastError;
 use crate::rule_state::PausedRule;
@@ -79,12 +79,46 @@ impl DaemonClient {
             .as_ref()
             .filter(|_| request.starts_with("POST "))
         {
-            let header = Token::read_file(file)?.to_header();
-            lines.push_str("Authorization: ");
-            lines.push_str(&header);
+            let token = ApiToken::read_file(file).map_err(anyhow::Error::msg)?;
+            lines.push_str("Authorization: Bearer ");
+            lines.push_str(token.as_str());
             lines.push_str("\r\n");
         }
         Ok(lines)
+    }
+
+    /// Returns the body of a good answer.
+    fn read_answer(&self, answer: &str) -> anyhow::Result<String> {
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            bail!("the answer is not HTTP")
+        };
+        match head.split(' ').nth(1) {
+            Some("200") => Ok(body.to_owned()),
+            Some("401") => bail!(
+                "{} asks for its token; {}",
+                self.address,
+                self.token_remedy()
+            ),
+            // What is wrong, with the request or the daemon, is said in words.
+            Some("400" | "403" | "404" | "503") => bail!("{}", refusal_text(body)),
+            _ => bail!(
+                "answered {:?}: {}",
+                head.lines().next().unwrap_or_default(),
+                body.trim()
+            ),
+        }
+    }
+
+    fn token_remedy(&self) -> String {
+        match &self.token_file {
+            None => {
+                "name a copy of its `api_token_file` with --address and --token-file".to_owned()
+            }
+            Some(file) => format!(
+                "the one in {} is not that; the daemon reads its own at its start alone",
+                file.display()
+            ),
+        }
     }
 }
 
@@ -114,7 +148,8 @@ pub(crate) async fn send_request(
         format!("no s3-replicator answers at {address}; is it running, and does it listen there?")
     })?;
     let answer = tokio::time::timeout(timeout, exchange(stream, request, &lines)).await;
-    answer.with_context(|| format!("{address} took the request and gives no answer"))?
+    let answer = answer.with_context(|| format!("{address} took the request and gives no answer"));
+    daemon.read_answer(&answer??)
 }
 
 /// One small request to ourselves needs no HTTP client.
@@ -126,19 +161,7 @@ async fn exchange(mut stream: TcpStream, request: &str, lines: &str) -> anyhow::
     stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("the answer is not HTTP")
-    };
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        // What is wrong, with the request or the daemon, is said in words.
-        Some("400" | "401" | "403" | "404" | "503") => bail!("{}", refusal_text(body)),
-        _ => bail!(
-            "answered {:?}: {}",
-            head.lines().next().unwrap_or_default(),
-            body.trim()
-        ),
-    }
+    Ok(answer)
 }
 
 /// Returns the words of a refusal: the API has them in JSON.

@@ -19,6 +19,7 @@ pub(super) fn look(settings: &Settings, text: &str, now: Timestamp) -> Section {
         settings.accounts.len()
     ));
     section.add(settings.accounts.values().filter_map(unknown_region));
+    section.add(unusable_token(settings, text));
     if !settings.rules.iter().any(|rule| rule.enabled) {
         section.add([no_rule()]);
     }
@@ -69,6 +70,26 @@ fn warning(check: CheckName, key: &str, what: String, why: &str, value: &str) ->
     Finding::problem(check, key, what, why)
         .into_warning()
         .fixed_by([fix])
+}
+
+fn unusable_token(settings: &Settings, text: &str) -> Option<Finding> {
+    let key = "api_token_file";
+    let unusable = settings.read_api_token().err()?;
+    let what: Vec<&str> = { unusable.problems().iter() }
+        .map(|problem| problem.message.as_str())
+        .collect();
+    let line = line_of(text, key).map_or_else(String::new, |line| format!("line {line}, "));
+    let why = "the daemon does not start without the token that it is to ask for";
+    let fix = "put that right, for the user that the daemon runs as; docs/api.md has the commands";
+    Some(
+        Finding::problem(
+            CheckName::ApiToken,
+            format!("{line}{key}"),
+            what.join("; "),
+            why,
+        )
+        .fixed_by([Fix::advice(fix)]),
+    )
 }
 
 fn no_rule() -> Finding {
@@ -284,5 +305,15 @@ mod tests {
         let fine = "encryption = { mode = \"kms\", key = \"arn:aws:kms:us-east-1:222222222222:key/1\" }\n\
             since = \"2026-01-01T00:00:00Z\"\nfilter = { prefix = \"in/\" }";
         assert_eq!(found(fine), []);
+    }
+
+    #[test]
+    fn a_token_that_the_daemon_cannot_use_is_found_before_its_start() {
+        let text = format!("api_token_file = \"/nonexistent/token\"\n{HEAD}");
+        let settings = replicator_config::parse(&text).unwrap();
+        let found = look(&settings, &text, datetime!(2026-11-30 12:00 UTC)).findings;
+        assert_eq!(found[0].check, CheckName::ApiToken);
+        assert_eq!(found[0].place, "line 1, api_token_file");
+        assert!(found[0].what.contains("/nonexistent/token"), "{found:?}");
     }
 }

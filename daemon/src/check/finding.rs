@@ -77,6 +77,8 @@ pub enum Severity {
 pub enum CheckName {
     /// The Region of an account is one that a partition of AWS has.
     RegionKnown,
+    /// The token of the HTTP API can be read, and is one.
+    ApiToken,
     /// A rule is enabled.
     RuleEnabled,
     /// A prefix begins as keys do.

@@ -36,7 +36,7 @@ impl ManifestStore<'_> {
         {
             return run_blocking(|| {
                 let mut spool = Spool::new(io::sink());
-                let mut file = File::open(path)?;
+                let mut file = replicator_config::open_file(path)?;
                 io::copy(&mut file, &mut spool)?;
                 let md5 = spool.finish().1;
                 Ok(LocalFile { file, md5 })

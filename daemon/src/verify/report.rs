@@ -8,7 +8,7 @@ use replicator_core::compare::{Difference, HistoryDifference};
 use replicator_core::failure::{Failure, FailureKind};
 use replicator_core::object::{Key, Timestamp, escape_controls};
 use replicator_core::plan::{SourceVersion, VersionKind};
-use replicator_core::rule::{Replicas, Rule, Takers, VersionScope};
+use replicator_core::rule::{Replicas, Rule, RuleScope, Takers, VersionScope};
 use replicator_core::stamp;
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
@@ -115,6 +115,15 @@ pub(super) enum Explanation {
 const PARKED: &str = "parked";
 const SKIPPED: &str = "skipped";
 
+const EQUAL: u8 = 0;
+const NOTHING_PROVED: u8 = 1;
+const DIFFERENT: u8 = 2;
+
+/// Writes a moment as options take it.
+pub(super) fn to_rfc3339(moment: Timestamp) -> String {
+    moment.format(&Rfc3339).unwrap_or_default()
+}
+
 /// One difference.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
@@ -136,6 +145,10 @@ pub(super) struct Line {
 pub(super) struct VerifyReport {
     /// Until when versions count.
     as_of: String,
+    /// Since when they do.
+    since: Option<String>,
+    /// How the keys of the source begin.
+    pub(super) prefix: String,
     keys: u64,
     versions: u64,
     markers: u64,
@@ -240,9 +253,11 @@ impl Line {
 }
 
 impl VerifyReport {
-    pub(super) fn new(as_of: Timestamp, parked_unlisted: Option<u64>) -> Self {
+    pub(super) fn new(scope: &RuleScope, parked_unlisted: Option<u64>) -> Self {
         Self {
-            as_of: as_of.format(&Rfc3339).unwrap_or_default(),
+            as_of: to_rfc3339(scope.as_of),
+            since: scope.starts.get(&scope.rule).copied().map(to_rfc3339),
+            prefix: String::new(),
             keys: 0,
             versions: 0,
             markers: 0,
@@ -311,9 +326,33 @@ impl VerifyReport {
         }
     }
 
-    /// Says whether nothing differs.
-    pub(super) fn is_equal(&self) -> bool {
+    /// Returns what the command exits with.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self.is_equal() {
+            true if self.is_empty() => NOTHING_PROVED,
+            true => EQUAL,
+            false => DIFFERENT,
+        }
+    }
+
+    fn is_equal(&self) -> bool {
         self.differences.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.versions + self.markers == 0
+    }
+
+    /// Says why nothing was compared.
+    fn emptiness(&self) -> String {
+        let since = self.since.iter().map(|since| format!(" since {since}"));
+        let prefix = Some(&self.prefix).filter(|prefix| !prefix.is_empty());
+        let prefix = prefix.map(|prefix| format!(" at keys that begin with {prefix:?}"));
+        let scope: String = since.chain(prefix).collect();
+        format!(
+            "as of {}, nothing was compared, which proves nothing: the source shows no version{scope} that the rule takes",
+            self.as_of
+        )
     }
 
     /// Writes the sum for a terminal.
@@ -325,6 +364,7 @@ impl VerifyReport {
         let (versions, markers, keys) = (self.versions, self.markers, self.keys);
         let scope = format!("{versions} versions and {markers} delete markers of {keys} keys");
         let mut text = match self.is_equal() {
+            true if self.is_empty() => self.emptiness(),
             true => format!("as of {}, all {scope} are present and equal", self.as_of),
             false => format!(
                 "as of {}, {scope} were compared, and this differs: {}",
@@ -469,8 +509,14 @@ mod tests {
 
     #[test]
     fn what_the_daemon_does_not_list_is_not_known_to_be_parked() {
+        let scope = RuleScope {
+            rule: "orders".to_owned(),
+            rules: Vec::new(),
+            starts: BTreeMap::new(),
+            as_of: Timestamp::UNIX_EPOCH,
+        };
         let said = |unlisted: Option<u64>| {
-            let mut report = VerifyReport::new(Timestamp::UNIX_EPOCH, unlisted);
+            let mut report = VerifyReport::new(&scope, unlisted);
             report.differences.insert("missing".to_owned(), 1);
             let text = report.text();
             (report.knows_parked, text.lines().nth(1).map(str::to_owned))

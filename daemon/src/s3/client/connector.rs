@@ -101,7 +101,12 @@ fn tls() -> Result<ClientConfig, NoTls> {
     let mut roots = RootCertStore::empty();
     let (added, _unreadable) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        warn!(errors = ?found.errors, "this machine has no CA certificates: no TLS connection will be trusted");
+        let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        let errors = errors.join("; ");
+        warn!(
+            errors,
+            "this machine has no CA certificates: no TLS connection will be trusted"
+        );
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
