@@ -24,7 +24,7 @@ use crate::clock;
 use crate::dispatch::runner::TaskResult;
 use crate::engine::Engine;
 use crate::ledger::ParkedCounts;
-use crate::ledger::records::TargetKey;
+use crate::ledger::records::{Replica, TargetKey};
 use crate::metrics::PendingFigures;
 use crate::parking::ParkedFilter;
 use crate::queue::message::{AckAction, AckRequest, DelayedEvents, Message, ReceivedMessage};
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     Retry(ParkedFilter, Requester),
     /// To look at a key that misses something; answers whether there is room for that.
     Look(Box<Look>, oneshot::Sender<bool>),
+    /// To forget a key that is gone for good, if it has no work and nothing but these replicas on
+    /// record; answers whether that was so.
+    Forget(Box<(TargetKey, Vec<Replica>)>, oneshot::Sender<bool>),
 }
 
 /// A key that misses something, and of which no message tells: it is looked at until that is done,
@@ -207,6 +210,12 @@ impl Dispatch {
             Command::Retry(filter, requester) => self.retry(filter, Some(requester)),
             Command::Look(look, requester) => {
                 let _requester_may_be_gone = requester.send(self.look_at(&look));
+            }
+            Command::Forget(gone, requester) => {
+                let (target, seen) = *gone;
+                let (is_free, ledger) = (!self.targets.contains_key(&target), &self.engine.ledger);
+                let is_forgotten = is_free && matches!(ledger.forget_key(&target, &seen), Ok(true));
+                let _requester_may_be_gone = requester.send(is_forgotten);
             }
         }
     }

@@ -1,8 +1,7 @@
 //! What is known of every destination, in RocksDB. It makes things cheap and is never the only
 //! copy of a fact that correctness needs: replicas carry stamps, the source has its list.
 
-mod directory;
-pub mod mend;
+pub mod directory;
 pub(crate) mod records;
 mod store;
 
@@ -16,6 +15,7 @@ use std::time::Duration;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::Timestamp;
 use replicator_core::retry::{COMPLETE_TIMEOUT_MAX, LANDING};
+use replicator_core::rule::BucketRef;
 use rocksdb::{Direction, IteratorMode, ReadOptions, WriteBatch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,44 @@ impl Ledger {
             replicas: self.replicas_of(target)?,
             parked: damaged_as_absent(self.scan_records(&ParkedTask::key_prefix(target)))?,
         })
+    }
+
+    /// Visits the records of a bucket's replicas, those of one key together, from behind a key's on.
+    pub(crate) fn visit_replicas(
+        &self,
+        (place, after): (&BucketRef, Option<&TargetKey>),
+        mut visit: impl FnMut(TargetKey, &Replica) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let all = Replica::bucket_prefix(place);
+        let from = after.map_or_else(|| all.clone(), |target| Replica::key_prefix(target).end());
+        let visited =
+            self.visit_entries(&from, &all, |address, replica| {
+                match records::target_at(address) {
+                    Some(target) => visit(target, &replica),
+                    None => ControlFlow::Continue(()),
+                }
+            });
+        Ok(visited?)
+    }
+
+    /// Forgets a key if all that is on record of it are these replicas, and what was refuted of
+    /// them: no upload that may appear, and nothing parked.
+    pub(crate) fn forget_key(&self, target: &TargetKey, seen: &[Replica]) -> Result<bool, Failure> {
+        let has_upload = { self.get_record::<Upload>(&Upload::db_key(target))? }.is_some();
+        if has_upload || self.has_parked(target)? || self.replicas_of(target)? != seen {
+            return Ok(false);
+        }
+        let mut batch = WriteBatch::default();
+        for replica in seen {
+            batch.delete(replica.address(target).key_bytes());
+        }
+        let refuted = Refuted::key_prefix(target);
+        self.visit_entries(&refuted, &refuted, |address, _: Refuted| {
+            batch.delete(address);
+            ControlFlow::Continue(())
+        })?;
+        self.store.write(|db| db.write(batch))?;
+        Ok(true)
     }
 
     /// Records what became of a version.
@@ -363,12 +401,22 @@ impl Ledger {
         Ok(all)
     }
 
-    /// Reads record by record, because all of them may be more than memory holds.
     fn visit_records<R: Record>(
         &self,
         from: &DbKey,
         prefix: &DbKey,
         mut visit: impl FnMut(R) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.visit_entries(from, prefix, |_, record| visit(record))
+    }
+
+    /// Reads record by record, each with its address, because all of them may be more than memory
+    /// holds.
+    fn visit_entries<R: Record>(
+        &self,
+        from: &DbKey,
+        prefix: &DbKey,
+        mut visit: impl FnMut(&[u8], R) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(prefix.clone().end().key_bytes());
@@ -384,10 +432,8 @@ impl Ledger {
         ) {
             let (key, value) = entry.map_err(|error| self.store.read_error(error))?;
             let is_wanted = key.starts_with(prefix.key_bytes());
-            if !is_wanted
-                || visit(decode_record(&value).map_err(|error| self.store.decode_error(error))?)
-                    .is_break()
-            {
+            let decoded = decode_record(&value).map_err(|error| self.store.decode_error(error));
+            if !is_wanted || visit(&key, decoded?).is_break() {
                 break;
             }
         }

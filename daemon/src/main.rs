@@ -17,9 +17,9 @@ use s3_replicator::admin::api;
 use s3_replicator::admin::failures::{FAILURES_EXAMPLES, FailuresCommand};
 use s3_replicator::admin::status::{self, DaemonAddress};
 use s3_replicator::backfill::BackfillArguments;
-use s3_replicator::ledger::mend;
+use s3_replicator::ledger::directory;
 use s3_replicator::pipeline::Role;
-use s3_replicator::verify::VerifyOptions;
+use s3_replicator::verify::{VerifyOptions, records};
 use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
@@ -96,7 +96,7 @@ enum Verb {
     Backfill(BackfillArguments),
     #[command(flatten)]
     Daemon(DaemonCommand),
-    /// The records in `state_dir`: whether they are whole, and a new ledger of those that are
+    /// The records in `state_dir`: whether they are whole, and what they lack
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
 }
@@ -300,6 +300,7 @@ const STATUS_EXAMPLES: &str = "Examples:
 
 const LEDGER_EXAMPLES: &str = "Examples:
   s3-replicator ledger check
+  s3-replicator ledger rebuild --rule orders
   sudo -u s3-replicator s3-replicator ledger repair    # docs/operations.md has it for the systemd unit";
 
 #[derive(Debug, Subcommand)]
@@ -315,6 +316,32 @@ enum LedgerCommand {
         after_help = "Example:\n  s3-replicator ledger repair --config /etc/s3-replicator/config.toml"
     )]
     Repair,
+    /// Reads back what the ledger lacks of a rule's replicas, by their stamps; the daemon has to be
+    /// stopped
+    #[command(after_help = "Example:\n  s3-replicator ledger rebuild --rule orders")]
+    Rebuild {
+        /// The rule
+        #[arg(long, value_name = "RULE")]
+        rule: String,
+    },
+    /// Gives back the room of what was overwritten and removed; the daemon has to be stopped
+    #[command(
+        after_help = "Example:\n  s3-replicator ledger compact --config /etc/s3-replicator/config.toml"
+    )]
+    Compact,
+}
+
+impl LedgerCommand {
+    fn execute(self, settings: &Settings) -> anyhow::Result<String> {
+        match self {
+            Self::Check => directory::check(settings),
+            Self::Repair => directory::repair(settings),
+            Self::Compact => directory::compact(settings),
+            Self::Rebuild { rule } => {
+                build_runtime()?.block_on(Box::pin(records::rebuild(settings, &rule, None)))
+            }
+        }
+    }
 }
 
 // Warnings of `aws_config` end in dumps of the SDK's structures; the daemon logs a line of its own
@@ -342,7 +369,7 @@ fn main() -> ExitCode {
             ExitCode::from(if is_file {
                 NOT_CONFIGURED
             } else {
-                mend::exit_code(&error)
+                directory::exit_code(&error)
             })
         }
     }
@@ -403,8 +430,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
         }
         Verb::Backfill(arguments) => find_and_hint(&settings()?, &arguments)?,
         Verb::Daemon(command) => build_runtime()?.block_on(command.ask(settings))?,
-        Verb::Ledger(LedgerCommand::Check) => mend::check(&settings()?)?,
-        Verb::Ledger(LedgerCommand::Repair) => mend::repair(&settings()?)?,
+        Verb::Ledger(command) => command.execute(&settings()?)?,
     };
     print_text(text.trim_end());
     Ok(ExitCode::SUCCESS)

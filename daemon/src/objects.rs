@@ -18,7 +18,7 @@ use replicator_core::stamp::OriginClaim;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::records::{Replica, ReplicaState, TargetKey};
-use crate::ledger::{KeyRecords, Ledger, mend};
+use crate::ledger::{KeyRecords, Ledger, directory};
 use crate::metrics::Metrics;
 use crate::parking::Object;
 use crate::process::run_blocking;
@@ -341,9 +341,9 @@ impl LedgerReader<'_> {
                 let read = || {
                     let start = match lead.since {
                         Some(since) => Some(since),
-                        None => mend::rule_start(settings, &lead.id)?,
+                        None => directory::rule_start(settings, &lead.id)?,
                     };
-                    Ok((mend::records_of(settings, target)?, start))
+                    Ok((directory::records_of(settings, target)?, start))
                 };
                 read().map_err(|error: anyhow::Error| {
                     let (kind, during) = (FailureKind::Transient, Operation::AccessLedger);

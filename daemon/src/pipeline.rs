@@ -34,6 +34,7 @@ use crate::s3::accounts::Accounts;
 pub use crate::s3::accounts::AwsOverride;
 use crate::sqs::work_queues::WorkQueues;
 use crate::task::Ruleset;
+use crate::verify::records::Forgetting;
 use crate::verify::rounds::Rounds;
 pub use receiving::Role;
 use receiving::{Receiving, access, deliveries_max, rerouted};
@@ -190,6 +191,7 @@ impl Daemon {
             };
             work.spawn(router.run());
         }
+        Forgetting::start((&engine, &watched), &ask, &drain, &mut work);
         let channels = Channels {
             rounds: Rounds::start((&engine, &watched), (&acks, &ask), &drain, &mut work),
             rules: watched,

@@ -42,6 +42,8 @@ pub(crate) use object::tags::{Tags, read_tags};
 pub(crate) use object::version_reader::lay_out;
 use observe::Observation;
 pub(crate) use observe::adoption::UnstampedObject;
+use observe::destination;
+pub(crate) use observe::destination::ReadBack;
 pub(crate) use observe::head::{has_own_key, read_claim};
 pub(crate) use observe::listing;
 
@@ -63,12 +65,7 @@ pub(crate) async fn bring_up_to_date(
     reader: &Subscriber,
     state: &mut AttemptState,
 ) -> Result<Attempted, Failure> {
-    let cx = Context {
-        engine,
-        task,
-        source: engine.access_to(&task.source)?,
-        destination: engine.access_to(&task.target.destination)?,
-    };
+    let cx = Context::new(engine, task)?;
     if let Some(wait) = uploads::wait_for_damaged(cx)? {
         return Ok(Attempted::Wait(wait));
     }
@@ -104,6 +101,16 @@ pub(crate) async fn bring_up_to_date(
     }))
 }
 
+/// Reads back the replicas of a key that the ledger lacks, of the objects that the destination
+/// listed, newest first; writes nothing there.
+pub(crate) async fn read_back(
+    engine: &Engine,
+    task: &Task,
+    objects: Vec<SourceVersion>,
+) -> Result<ReadBack, Failure> {
+    destination::read_back(Context::new(engine, task)?, objects).await
+}
+
 // To find what is settled costs as much as to plan, so it is done once for so many steps.
 const SETTLED_EVERY: u64 = 64;
 
@@ -129,6 +136,15 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    fn new(engine: &'a Engine, task: &'a Task) -> Result<Self, Failure> {
+        Ok(Self {
+            engine,
+            task,
+            source: engine.access_to(&task.source)?,
+            destination: engine.access_to(&task.target.destination)?,
+        })
+    }
+
     /// Returns the clients, the bucket and the key of a side.
     fn at(self, side: Side) -> (&'a AccountClients, &'a Bucket, &'a Key) {
         let (task, target) = (self.task, &self.task.target);

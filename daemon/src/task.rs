@@ -207,6 +207,23 @@ impl Ruleset {
         tasks
     }
 
+    /// Makes the task of a key of a rule that no message names.
+    pub(crate) fn task_at(&self, rule: &Rule, key: &Key) -> Option<Task> {
+        let event = Event {
+            bucket: rule.source.bucket.clone(),
+            key: key.clone(),
+            version: None,
+            action: EventKind::Put,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        };
+        let target = rule.destination_key(key).ok()?;
+        let is_meant =
+            |task: &Task| task.target.destination == rule.destination && task.target.key == target;
+        self.tasks_for(&event).into_iter().find(is_meant)
+    }
+
     /// Says of each rule of an event's bucket that does not take the event what it lacks.
     pub(crate) fn mismatches(&self, event: &Event) -> impl Iterator<Item = (&Rule, Mismatch)> {
         let of_bucket = self

@@ -4,13 +4,14 @@
 
 mod deep;
 pub(crate) mod keys;
+pub mod records;
 mod report;
 pub(crate) mod rounds;
 
 use std::io::Write as _;
 
 use anyhow::{Context, bail, ensure};
-use futures::{StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
     HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
@@ -22,7 +23,7 @@ use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
 
 use crate::admin::failures::{ParkedVersions, parked_versions};
 use crate::clock;
-use crate::ledger::mend::rule_start;
+use crate::ledger::directory::rule_start;
 use crate::metrics::Metrics;
 use crate::objects::read_head;
 use crate::process::Log;
@@ -231,6 +232,18 @@ async fn mend(
     }
 }
 
+/// Returns the keys of two lists up to the first page that cannot be read.
+fn keys_of(both: KeyPairs<'_>) -> impl Stream<Item = Result<ListedKey, Failure>> {
+    stream::unfold(Some(both), |both| async move {
+        let mut both = both?;
+        match both.next_pair().await {
+            Ok(Some(listed)) => Some((Ok(listed), Some(both))),
+            Ok(None) => None,
+            Err(failure) => Some((Err(failure), None)),
+        }
+    })
+}
+
 impl<'a> Verifier<'a> {
     async fn run(
         &self,
@@ -241,15 +254,7 @@ impl<'a> Verifier<'a> {
         let mut report = VerifyReport::new(&self.scope, unlisted);
         report.prefix = prefix.unwrap_or(&self.rule.filter.prefix).to_owned();
         let both = KeyPairs::new(self.rule, self.ends(), prefix)?;
-        let keys = stream::unfold(Some(both), |both| async move {
-            let mut both = both?;
-            match both.next_pair().await {
-                Ok(Some(listed)) => Some((Ok(listed), Some(both))),
-                Ok(None) => None,
-                Err(failure) => Some((Err(failure), None)),
-            }
-        });
-        let outcomes = keys.map(|listed| async { self.compare_listed(listed?).await });
+        let outcomes = keys_of(both).map(|listed| async { self.compare_listed(listed?).await });
         let mut outcomes = std::pin::pin!(outcomes.buffered(KEYS_MAX));
         while let Some(outcome) = outcomes.next().await {
             let outcome = outcome.context("broken off, so this proves nothing")?;

@@ -111,7 +111,10 @@ async fn a_damaged_ledger_is_refused_by_name_and_mended_by_command() {
     assert_eq!(ledger("check", &config.path).await, Some(65));
     assert_eq!(ledger("repair", &config.path).await, Some(0));
     assert_eq!(ledger("check", &config.path).await, Some(0));
+    assert_eq!(ledger("compact", &config.path).await, Some(0));
     let daemon = Daemon::spawn(&config).ready().await;
+    assert_eq!(ledger("check", &config.path).await, Some(0));
+    assert_eq!(ledger("compact", &config.path).await, Some(1), "in use");
     let kept = daemon.metrics().await.sum("parked", &[]);
     assert!(kept > 0.0 && kept < PARKED as f64, "{kept} were kept");
     // What was lost is in the dead-letter queue.

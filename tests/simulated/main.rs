@@ -62,7 +62,8 @@ mod values;
 mod backfill;
 // What it keeps between runs is its own.
 mod cursors;
-// What a new ledger makes of what it finds.
+// What a new ledger makes of what it finds, and what an old one forgets.
+mod forgotten;
 mod rebuilt;
 // Writes whose reason has gone.
 mod late;

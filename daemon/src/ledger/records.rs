@@ -3,7 +3,7 @@
 
 use replicator_core::event::EventKind;
 use replicator_core::failure::Reason;
-use replicator_core::object::{ETag, Key, Timestamp, VersionId};
+use replicator_core::object::{Bucket, ETag, Key, Timestamp, VersionId};
 use replicator_core::plan::{VersionKind, VersionRef};
 use replicator_core::rule::BucketRef;
 use replicator_core::stamp;
@@ -243,6 +243,10 @@ impl Replica {
         DbKey::of_table(Self::TABLE).target(target)
     }
 
+    pub(super) fn bucket_prefix(place: &BucketRef) -> DbKey {
+        DbKey::of_table(Self::TABLE).bucket(place)
+    }
+
     pub(crate) fn address(&self, target: &TargetKey) -> DbKey {
         let milliseconds = self.source.last_modified.unix_timestamp_nanos() / 1_000_000;
         let ordered = i64::try_from(milliseconds).unwrap_or(i64::MAX);
@@ -306,10 +310,12 @@ impl Removals {
 }
 
 impl Refuted {
+    pub(crate) fn key_prefix(target: &TargetKey) -> DbKey {
+        DbKey::of_table(Self::TABLE).target(target)
+    }
+
     pub(crate) fn db_key(target: &TargetKey, destination_version: &str) -> DbKey {
-        DbKey::of_table(Self::TABLE)
-            .target(target)
-            .text(destination_version)
+        Self::key_prefix(target).text(destination_version)
     }
 }
 
@@ -327,9 +333,11 @@ impl DbKey {
     }
 
     fn target(self, target: &TargetKey) -> Self {
-        self.text(&target.destination.account)
-            .text(target.destination.bucket.as_str())
-            .text(target.key.as_str())
+        self.bucket(&target.destination).text(target.key.as_str())
+    }
+
+    fn bucket(self, place: &BucketRef) -> Self {
+        self.text(&place.account).text(place.bucket.as_str())
     }
 
     /// Appends a text so that no text is the beginning of another: a key may be a prefix of its
@@ -338,7 +346,7 @@ impl DbKey {
         for byte in text.bytes() {
             self.0.push(byte);
             if byte == 0 {
-                self.0.push(0xff);
+                self.0.push(ESCAPED);
             }
         }
         self.0.extend(END);
@@ -366,6 +374,26 @@ pub(crate) fn target_prefix(address: &[u8]) -> &[u8] {
         .unwrap_or(address)
 }
 
+/// Returns the key that the record at an address is of.
+pub(super) fn target_at(address: &[u8]) -> Option<TargetKey> {
+    let (_table, mut rest) = address.split_first()?;
+    let mut text = || {
+        let end = rest.windows(END.len()).position(|pair| pair == END)?;
+        let (escaped, after) = rest.split_at_checked(end)?;
+        rest = after.get(END.len()..)?;
+        // No text has this byte.
+        let bytes = escaped.iter().filter(|byte| **byte != ESCAPED);
+        String::from_utf8(bytes.copied().collect()).ok()
+    };
+    let (account, bucket, key) = (text()?, text()?, text()?);
+    let destination = BucketRef {
+        account,
+        bucket: Bucket::try_from(bucket).ok()?,
+    };
+    let key = Key::try_from(key).ok()?;
+    Some(TargetKey { destination, key })
+}
+
 /// Says whether the record at an address is of a key.
 pub(crate) fn has_target(address: &[u8]) -> bool {
     target_end(address).is_some()
@@ -380,8 +408,9 @@ fn target_end(address: &[u8]) -> Option<usize> {
     ends.map(|(at, _)| at + END.len()).nth(2)
 }
 
-// What ends a text; within one, a zero is followed by something else.
+// What ends a text; within one, a zero is followed by a byte that UTF-8 does not have.
 const END: [u8; 2] = [0, 1];
+const ESCAPED: u8 = 0xff;
 
 /// A record that this version of the program cannot read or write.
 #[derive(Debug, Error)]

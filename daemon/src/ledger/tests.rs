@@ -107,6 +107,10 @@ proptest! {
         prop_assert_eq!(is_within, one == other);
         let prefix = Replica::key_prefix(&other);
         prop_assert_eq!(records::target_prefix(address.key_bytes()), prefix.key_bytes());
+        let of_bucket = Replica::bucket_prefix(&one.destination);
+        let is_of_bucket = address.key_bytes().starts_with(of_bucket.key_bytes());
+        prop_assert_eq!(is_of_bucket, one.destination == other.destination);
+        prop_assert_eq!(records::target_at(address.key_bytes()), Some(other));
     }
 }
 
@@ -161,6 +165,47 @@ fn what_is_on_record_is_found_wherever_it_lies() {
         .collect();
     assert_eq!(visited.len(), behind.len());
     assert!(behind.iter().all(|target| visited.contains(target)));
+}
+
+#[test]
+fn a_key_is_forgotten_only_as_it_was_seen_and_without_a_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let other = TargetKey {
+        key: Key::try_from("a/".to_owned() + target().key.as_str()).unwrap(),
+        ..target()
+    };
+    for target in [&target(), &other] {
+        (1..=2).for_each(|number| ledger.put_replica(target, &replica(number)).unwrap());
+        ledger
+            .record_refuted(target, "r1", version(1).last_modified)
+            .unwrap();
+    }
+    let (one, both) = ([replica(1)], [replica(1), replica(2)]);
+    assert!(!ledger.forget_key(&target(), &one).unwrap(), "one came");
+    ledger.put_upload(&target(), &upload()).unwrap();
+    assert!(!ledger.forget_key(&target(), &both).unwrap(), "an upload");
+    ledger.end_upload(&target()).unwrap();
+    ledger.put_parked(&parked(1)).unwrap();
+    assert!(!ledger.forget_key(&target(), &both).unwrap(), "a task");
+    ledger.remove_parked(&target(), |_| true).unwrap();
+    assert!(ledger.forget_key(&target(), &both).unwrap());
+
+    assert_eq!(ledger.replicas_of(&target()).unwrap(), []);
+    assert!(!ledger.is_refuted(&target(), "r1").unwrap());
+    assert!(ledger.is_refuted(&other, "r1").unwrap());
+    let mut visited = Vec::new();
+    let place = target().destination;
+    let visit = |target: TargetKey, replica: &Replica| {
+        visited.push((target, replica.clone()));
+        ControlFlow::Continue(())
+    };
+    ledger.visit_replicas((&place, None), visit).unwrap();
+    assert_eq!(visited, both.map(|replica| (other.clone(), replica)));
+    let visit = |target: TargetKey, _: &Replica| panic!("{target:?} is not behind itself");
+    ledger
+        .visit_replicas((&place, Some(&other)), visit)
+        .unwrap();
 }
 
 fn parked(number: i64) -> ParkedTask {

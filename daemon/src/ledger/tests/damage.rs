@@ -9,7 +9,7 @@ use replicator_config::Settings;
 use replicator_core::failure::FailureKind;
 use tempfile::TempDir;
 
-use super::super::mend;
+use super::super::directory as commands;
 use super::*;
 
 const PARKED: i64 = 200;
@@ -75,10 +75,10 @@ fn assert_damaged(directory: &TempDir, what: &str) {
             error.to_string().contains("s3-replicator ledger repair"),
             "{error}"
         );
-        assert_eq!(mend::exit_code(&error.into()), 65);
+        assert_eq!(commands::exit_code(&error.into()), 65);
     }
     assert_eq!(
-        mend::exit_code(&mend::check(&settings(directory)).unwrap_err()),
+        commands::exit_code(&commands::check(&settings(directory)).unwrap_err()),
         65,
         "{what}"
     );
@@ -92,7 +92,7 @@ fn eight_flipped_bytes_anywhere_in_the_log_are_seen() {
         let from = (length - 8) * part / 19;
         flip(&file(&directory, "log"), from, 8);
         assert_damaged(&directory, &format!("flipped from {from} of {length}"));
-        mend::repair(&settings(&directory)).unwrap();
+        commands::repair(&settings(&directory)).unwrap();
         let kept = count(&Ledger::open(directory.path()).unwrap());
         assert!(
             kept < PARKED && kept >= PARKED * i64::try_from(part).unwrap() / 19 - 2,
@@ -141,7 +141,7 @@ fn what_names_the_other_files_is_missed() {
         });
         fs::remove_file(named.next().unwrap()).unwrap();
         assert_damaged(&directory, name);
-        mend::repair(&settings(&directory)).unwrap();
+        commands::repair(&settings(&directory)).unwrap();
         assert_eq!(
             count(&Ledger::open(directory.path()).unwrap()),
             PARKED,
@@ -208,10 +208,10 @@ fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     ledger.put_replica(&target(0), &replica(0)).unwrap();
     drop(ledger);
     assert_eq!(
-        mend::exit_code(&mend::check(&settings(&directory)).unwrap_err()),
+        commands::exit_code(&commands::check(&settings(&directory)).unwrap_err()),
         65
     );
-    mend::repair(&settings(&directory)).unwrap();
+    commands::repair(&settings(&directory)).unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let lost =
         |number: &&i64| ledger.replicas_of(&target(**number)).unwrap() != [replica(**number)];
@@ -223,7 +223,7 @@ fn a_replica_whose_record_is_damaged_is_unknown_and_its_neighbours_are_not() {
     assert_eq!(ledger.health().problem(), None);
     drop(ledger);
     assert!(
-        mend::repair(&settings(&directory))
+        commands::repair(&settings(&directory))
             .unwrap()
             .contains("nothing was changed")
     );
@@ -350,4 +350,44 @@ fn other_users_lose_their_access() {
     File::create(directory.path().join("theirs")).unwrap();
     drop(Ledger::open(directory.path()).unwrap());
     assert_eq!(["", "ledger"].map(mode), [0o755, 0o700]);
+}
+
+#[test]
+fn what_was_removed_takes_no_room_after_a_compaction() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(&directory);
+    let ledger = Ledger::open(directory.path()).unwrap();
+    for number in 0..5_000 {
+        ledger.put_replica(&target(), &replica(number)).unwrap();
+    }
+    ledger.put_parked(&parked(1)).unwrap();
+    let seen = ledger.replicas_of(&target()).unwrap();
+    ledger.store.open_db().unwrap().db.flush().unwrap();
+    ledger.remove_parked(&target(), |_| true).unwrap();
+    assert!(ledger.forget_key(&target(), &seen).unwrap());
+    let busy = commands::compact(&settings).unwrap_err().to_string();
+    assert!(busy.contains("stop that one first"), "{busy}");
+    drop(ledger);
+    let said = commands::compact(&settings).unwrap();
+    let sizes: Vec<u64> = { said.split(' ') }
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    assert!(sizes[1] * 2 < sizes[0], "{said}");
+    assert!(
+        commands::check(&settings)
+            .unwrap()
+            .contains("is whole: 0 replicas")
+    );
+}
+
+#[test]
+fn a_damaged_ledger_is_not_compacted() {
+    let directory = with_parked();
+    Ledger::open(directory.path()).unwrap();
+    let table = file(&directory, "sst");
+    flip(&table, fs::metadata(&table).unwrap().len() / 3, 16);
+    let before = fs::read(&table).unwrap();
+    let refused = commands::compact(&settings(&directory)).unwrap_err();
+    assert_eq!(commands::exit_code(&refused), 65, "{refused:#}");
+    assert_eq!(fs::read(&table).unwrap(), before);
 }

@@ -254,6 +254,51 @@ pub(in crate::reconcile) async fn rebuild_records(
     Ok(())
 }
 
+/// What was found of the objects that the destination has of a key.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReadBack {
+    /// Replicas that were on record.
+    pub(crate) known: u64,
+    /// Replicas that were put on record.
+    pub(crate) found: u64,
+    /// Objects that nothing proves to be replicas.
+    pub(crate) unproved: u64,
+}
+
+/// Puts those of a key's entries on record, newest first, that the ledger lacks and that are proved
+/// to be replicas. No delete marker is.
+pub(in crate::reconcile) async fn read_back(
+    cx: Context<'_>,
+    entries: Vec<SourceVersion>,
+) -> Result<ReadBack, Failure> {
+    let mut replicas = cx.engine.ledger.replicas_of(&cx.task.target)?;
+    let id_of = |entry: &SourceVersion| entry.version.id.as_str().to_owned();
+    let is_known =
+        |entry: &SourceVersion| replica_by_version(&replicas, Some(&id_of(entry))).is_some();
+    let known: Vec<bool> = entries.iter().map(is_known).collect();
+    let mut sum = ReadBack::default();
+    // Listed later than the destination: what is not there then is gone.
+    let mut listed = Vec::new();
+    if known.contains(&false) {
+        listed = listing::of_source(cx).await?;
+        listed.reverse();
+    }
+    let lookup = Lookup {
+        cx,
+        listed: &listed,
+        now: None,
+    };
+    let mut seen = Vec::new();
+    for (entry, is_known) in entries.into_iter().zip(known) {
+        let source = lookup.identify(entry, &mut replicas, &seen).await?;
+        sum.known += u64::from(is_known);
+        sum.found += u64::from(!is_known && source.is_some());
+        sum.unproved += u64::from(source.is_none());
+        seen.extend(source);
+    }
+    Ok(sum)
+}
+
 /// The daemon never writes a marker over a marker (protocol rule 6): a row of them is one that was
 /// written twice, where that can be.
 fn read_marker(
