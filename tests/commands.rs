@@ -312,3 +312,16 @@ fn write_private(path: &Path, text: &str) {
 fn make_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_not_rewritten_unasked_where_there_is_no_terminal() {
+    let file = root().join("config/example.toml");
+    let output = run(
+        &["backfill", "--rule", "orders", "--rewrite-history"],
+        &file,
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = printed(&output);
+    assert!(text.contains("with --yes it is"), "{text}");
+}

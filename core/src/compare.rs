@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 use strum::IntoStaticStr;
 
-use crate::object::VersionId;
+use crate::object::{ETag, VersionId};
 use crate::plan::{SourceVersion, VersionKind, VersionRef};
 use crate::rule::{History, VersionScope};
 use crate::stamp::{Belief, CLOCKS_APART_MAX, ClaimRejection, OriginClaim, names_version};
@@ -154,6 +154,24 @@ pub fn possible_originals<'s>(
             && made - written <= CLOCKS_APART_MAX
             && latest.is_none_or(|latest| made <= latest)
     })
+}
+
+/// Counts the versions below what the destination shows that have no proved replica there, all but
+/// the newest where no ETag proves what it shows. Both lists have the oldest first.
+pub fn count_late(wanted: &[&SourceVersion], shown: &[&SourceVersion]) -> usize {
+    let content = |entry: &&SourceVersion| {
+        let digest = entry.etag.clone().filter(ETag::is_digest);
+        digest.map(|digest| (digest, entry.size_bytes))
+    };
+    let there: HashSet<_> = shown.iter().filter_map(content).collect();
+    let is_proved = |entry: &&SourceVersion| content(entry).is_some_and(|one| there.contains(&one));
+    let below = match wanted.iter().rposition(&is_proved) {
+        Some(newest) => newest,
+        None if shown.is_empty() => 0,
+        None => wanted.len().saturating_sub(1),
+    };
+    let is_late = |entry: &&&SourceVersion| entry.kind == VersionKind::Object && !is_proved(entry);
+    wanted.iter().take(below).filter(is_late).count()
 }
 
 /// Says whether sizes and ETags prove that two objects have the same content.

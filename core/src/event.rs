@@ -97,6 +97,8 @@ pub enum EventKind {
     Acl,
     /// The retention or legal hold changed.
     Lock,
+    /// Nothing happened: a command asks for versions that came too late (protocol rule 8).
+    RewriteHistory,
 }
 
 /// Why a message cannot be read, and where in it; what it contains is not repeated.
@@ -265,6 +267,7 @@ fn change_of(name: &str) -> Option<Change> {
         ("ObjectTagging", _) => EventKind::Tags,
         ("ObjectAcl", _) => EventKind::Acl,
         ("ObjectRetention", _) => EventKind::Lock,
+        (OWN_EVENTS, "RewriteHistory") => EventKind::RewriteHistory,
         _ => return None,
     };
     Some(Change::Certain(kind))
@@ -477,8 +480,12 @@ fn event_name(action: EventKind) -> &'static str {
         EventKind::Tags => "ObjectTagging:Put",
         EventKind::Acl => "ObjectAcl:Put",
         EventKind::Lock => "ObjectRetention:Put",
+        EventKind::RewriteHistory => "s3-replicator:RewriteHistory",
     }
 }
+
+/// What the names of events begin with that no service sends.
+const OWN_EVENTS: &str = "s3-replicator";
 
 #[cfg(test)]
 mod poison;

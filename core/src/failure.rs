@@ -351,7 +351,9 @@ pub enum Reason {
     #[strum(message = "find what changes bytes in transit: a proxy, a defective store")]
     ChecksumMismatch,
     /// The version came after a newer one had been written.
-    #[strum(message = "none: an older version is not written over a newer one")]
+    #[strum(
+        message = "an older version is not written over a newer one, unless `backfill --rewrite-history` asks for it"
+    )]
     ArrivedLate,
     /// The version was lost at the source before it was read.
     #[strum(message = "none; a delete or a lifecycle rule came before the event was processed")]

@@ -1,6 +1,7 @@
 //! The planner: from what the source holds and what the destination shows, the next thing to
 //! append there. The destination is append-only per key, because S3 makes the version written
-//! last current; so older goes before newer, always, and what comes too late is recorded instead.
+//! last current; so older goes before newer, and what comes too late is recorded instead, unless a
+//! task is to rewrite the history.
 
 use std::collections::HashSet;
 
@@ -100,6 +101,15 @@ pub enum Precondition {
     Over(ETag),
 }
 
+/// What becomes of versions that are older than what the destination shows, and missing there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateVersions {
+    /// They are recorded and never written: the destination does not go back.
+    Skip,
+    /// They are appended, and then what is newest once more (protocol rule 8).
+    Append,
+}
+
 /// The next thing to do for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<'a> {
@@ -109,6 +119,16 @@ pub enum Step<'a> {
         source: &'a SourceVersion,
         /// What the write demands.
         condition: Precondition,
+    },
+    /// Append a replica of a version that is older than what is current. All later plans have the
+    /// newest on top of it again, so that one has to be fit to be written.
+    PutLate {
+        /// The version to copy.
+        source: &'a SourceVersion,
+        /// What the write demands.
+        condition: Precondition,
+        /// What is current, and will be again.
+        newest: &'a SourceVersion,
     },
     /// Append a delete marker over this object.
     PutDeleteMarker {
@@ -128,6 +148,7 @@ impl Step<'_> {
     pub fn version(&self) -> &VersionRef {
         match self {
             Self::Put { source, .. }
+            | Self::PutLate { source, .. }
             | Self::PutDeleteMarker { source, .. }
             | Self::CoalesceMarker(source)
             | Self::SkipSuperseded(source) => &source.version,
@@ -140,24 +161,20 @@ impl Step<'_> {
 pub fn next<'a>(
     source: &'a [SourceVersion],
     known: &DestinationState,
-    history: History,
+    (history, late): (History, LateVersions),
 ) -> Option<Step<'a>> {
     let split = first_to_write(source, known);
     let (before, after) = source.split_at_checked(split).unwrap_or((source, &[]));
     let live = |entry: &&SourceVersion| !known.skipped.contains(&entry.version);
     let missing = |entry: &&SourceVersion| live(entry) && !is_done(entry, known);
     let newest = after.iter().rfind(live);
+    let mut below = before.iter().filter(live);
+    let late_one = below.find(|entry| history == History::Exact && is_late(entry, known));
+    if let (Some(entry), LateVersions::Skip) = (late_one, late) {
+        return Some(Step::SkipSuperseded(entry));
+    }
     let wanted = match history {
-        History::Exact => {
-            if let Some(late) = before
-                .iter()
-                .filter(live)
-                .find(|entry| is_late(entry, known))
-            {
-                return Some(Step::SkipSuperseded(late));
-            }
-            after.iter().find(missing)
-        }
+        History::Exact => after.iter().find(missing),
         History::Latest => newest.filter(missing),
     };
     // What is on record and yet not below what is current was removed at the destination, or
@@ -170,7 +187,10 @@ pub fn next<'a>(
         }
         None => restore(before, known),
     };
-    wanted.or(hidden).map(|entry| append(entry, known))
+    match wanted.or(hidden) {
+        Some(entry) => Some(append(entry, known)),
+        None => late_one.map(|entry| append_late(entry, source.last(), known)),
+    }
 }
 
 /// Counts the oldest entries that no later step of this plan depends on, so that a plan over
@@ -326,14 +346,38 @@ fn append<'a>(entry: &'a SourceVersion, known: &DestinationState) -> Step<'a> {
             over: etag.clone(),
         },
         (VersionKind::Marker, Current::Nothing | Current::Marker) => Step::CoalesceMarker(entry),
-        (VersionKind::Object, Current::Object { etag, .. }) => Step::Put {
+        (VersionKind::Object, current) => Step::Put {
             source: entry,
-            condition: Precondition::Over(etag.clone()),
+            condition: precondition(current),
         },
-        (VersionKind::Object, Current::Nothing | Current::Marker) => Step::Put {
+    }
+}
+
+/// Goes back to a late version where the newest is current: every later plan finds that one hidden,
+/// or what is between the two missing, whatever becomes of this one. Anything else that is current
+/// would not come back.
+fn append_late<'a>(
+    entry: &'a SourceVersion,
+    newest: Option<&'a SourceVersion>,
+    known: &DestinationState,
+) -> Step<'a> {
+    let is_current = |newest: &&SourceVersion| {
+        !known.skipped.contains(&newest.version) && is_shown(&known.current, newest)
+    };
+    match newest.filter(is_current) {
+        Some(newest) => Step::PutLate {
             source: entry,
-            condition: Precondition::Absent,
+            condition: precondition(&known.current),
+            newest,
         },
+        None => Step::SkipSuperseded(entry),
+    }
+}
+
+fn precondition(current: &Current) -> Precondition {
+    match current {
+        Current::Object { etag, .. } => Precondition::Over(etag.clone()),
+        Current::Nothing | Current::Marker => Precondition::Absent,
     }
 }
 

@@ -59,6 +59,13 @@ pub struct BackfillArguments {
     /// Begin anew, where a run of this rule and prefix was broken off
     #[arg(long)]
     pub restart: bool,
+    /// Have versions appended that are older than what the destination shows of their key, and the
+    /// newest on top of them once more: readers see the older ones meanwhile
+    #[arg(long)]
+    pub rewrite_history: bool,
+    /// Rewrite histories without asking
+    #[arg(long, requires = "rewrite_history")]
+    pub yes: bool,
     /// Write what became of each key to this file, as CSV; it has to be new, unless a run goes on
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub report: Option<PathBuf>,
@@ -111,7 +118,10 @@ pub async fn backfill(
         None if manifest.is_some() => Cursor::begin(&task, vec![KeyRange::default()]),
         None => Cursor::begin(&task, finder.split().await?),
     };
-    let sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
+    let mut sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
+    if arguments.rewrite_history {
+        sender = sender.rewriting_history(&settings.rules)?;
+    }
     let queue = sender.queue().name().to_owned();
     let report = arguments.report.as_deref();
     let left_at = cursor.take_report(report);
@@ -140,6 +150,7 @@ pub async fn backfill(
     Ok(BackfillSummary {
         rule: rule.id.clone(),
         dry_run: arguments.dry_run,
+        rewrite_history: arguments.rewrite_history,
         queue,
         since: finder.since.format(&Rfc3339).unwrap_or_default(),
         begun: run.cursor.begun,
@@ -158,6 +169,8 @@ struct Finder<'a> {
     scope: RuleScope,
     /// The same, had the rules no start.
     ever: RuleScope,
+    /// Whether versions are written that are older than what the destination shows.
+    rewrites: bool,
     since: Timestamp,
 }
 
@@ -185,6 +198,7 @@ impl<'a> Finder<'a> {
             destination: accounts.access_to(&rule.destination)?,
             since: since.unwrap_or(Timestamp::UNIX_EPOCH),
             ever: scope.without_starts(),
+            rewrites: arguments.rewrite_history,
             scope,
         })
     }
@@ -206,7 +220,7 @@ impl<'a> Finder<'a> {
             self.prefix.to_owned(),
             format!("{:?} {:?}", rule.source, rule.destination),
             rule.rewrite.clone().unwrap_or_default(),
-            format!("{:?}", rule.history),
+            format!("{:?} {}", rule.history, self.rewrites),
             format!("{manifest} {format:?}"),
         ];
         let words: Vec<String> = words.into_iter().chain(filters).chain(starts).collect();
@@ -259,6 +273,9 @@ impl<'a> Finder<'a> {
             ..Found::default()
         };
         let is_copied = |entry: &SourceVersion| there.iter().any(|one| has_content_of(one, entry));
+        if found.is_to_send() {
+            found.add_late(&wanted, &there, self.rewrites);
+        }
         for entry in wanted {
             match entry.kind {
                 VersionKind::Object if is_copied(entry) => {}

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::{fs, io};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
@@ -436,13 +436,37 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a backfill, and returns its summary.
+const UNASKED: &str = "--rewrite-history asks before it begins, and there is no terminal: --dry-run says what would be \
+     written, and with --yes it is";
+
+const REWRITTEN: &str = "until the newest of a key is written again, its readers see older versions, or nothing where \
+     a delete marker is among them: a moment for small objects, longer for large ones and while writes fail";
+
+/// Runs a backfill, after a question where histories are to be rewritten, and returns its summary.
 fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::Result<String> {
     let tell = |line: &str| {
         let _infallible = writeln!(process::Log, "{line}");
     };
-    let run = backfill::backfill(settings, arguments, None, process::stop_requested(), tell);
-    let summary = build_runtime()?.block_on(run)?;
+    let runtime = build_runtime()?;
+    let run = |arguments: &BackfillArguments| {
+        let stopped = process::stop_requested();
+        runtime.block_on(backfill::backfill(settings, arguments, None, stopped, tell))
+    };
+    if arguments.rewrite_history && !arguments.yes && !arguments.dry_run {
+        if !process::has_terminal() {
+            bail!("{UNASKED}");
+        }
+        let counted = run(&BackfillArguments {
+            dry_run: true,
+            report: None,
+            ..arguments.clone()
+        })?;
+        let question = format!("{}\n{REWRITTEN}", counted.text());
+        if !runtime.block_on(process::is_confirmed(&question)) {
+            bail!("not confirmed, so nothing was sent");
+        }
+    }
+    let summary = run(arguments)?;
     Ok(match arguments.json {
         true => summary.json()?,
         false => summary.text(),

@@ -6,10 +6,11 @@ use std::any::Any;
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
+use std::thread;
 
 use anyhow::bail;
 use replicator_core::object::without_commands;
@@ -21,6 +22,7 @@ use rustix::process::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
 
@@ -128,6 +130,28 @@ pub async fn stop_requested() {
         return std::future::pending().await;
     };
     while signals.next().await != Request::Stop {}
+}
+
+/// Says whether a question can be asked, and answered, on a terminal.
+pub fn has_terminal() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks for a `yes` on the terminal. Any other answer, the end of the input, or a request to stop is
+/// none.
+pub async fn is_confirmed(question: &str) -> bool {
+    let _infallible = write!(Log, "{question}\ntype yes to go on: ");
+    let (send, answer) = oneshot::channel();
+    // Nothing ends this thread but an answer, or the end of the process.
+    drop(thread::spawn(move || {
+        let mut line = String::new();
+        let is_read = io::stdin().read_line(&mut line).is_ok();
+        send.send(is_read && line.trim() == "yes")
+    }));
+    tokio::select! {
+        () = stop_requested() => false,
+        is_given = answer => is_given.unwrap_or(false),
+    }
 }
 
 /// Does work that blocks, such as a sync of the disk, without holding up the tasks that wait for

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Bucket, Key, VersionId};
-use replicator_core::plan::{self, Current, SourceVersion, Step, VersionRef};
+use replicator_core::plan::{self, Current, LateVersions, SourceVersion, Step, VersionRef};
 use replicator_core::rule::{Rule, UnmanagedObjects};
 
 use crate::engine::Engine;
@@ -133,6 +133,7 @@ pub(crate) struct Context<'a> {
     task: &'a Task,
     source: &'a AccountClients,
     destination: &'a AccountClients,
+    late: LateVersions,
 }
 
 impl<'a> Context<'a> {
@@ -142,6 +143,7 @@ impl<'a> Context<'a> {
             task,
             source: engine.access_to(&task.source)?,
             destination: engine.access_to(&task.target.destination)?,
+            late: task.late_versions(),
         })
     }
 
@@ -298,7 +300,10 @@ impl<'a> Reconciler<'a> {
     ) -> Result<Progress, Failure> {
         let mode = self.cx.rule().history;
         let (mut rest, before) = (history, self.steps);
-        while let Some(step) = plan::next(rest, &self.observed.destination.known, mode) {
+        while let Some(step) = {
+            let known = &self.observed.destination.known;
+            plan::next(rest, known, (mode, self.cx.late))
+        } {
             if let Some(wait) = self.wait_before(step.version()) {
                 return Ok(Progress::Wait(wait));
             }
@@ -325,6 +330,16 @@ impl<'a> Reconciler<'a> {
     ) -> Result<Progress, Failure> {
         match step {
             Step::Put { source, condition } => return self.put(source, condition, state).await,
+            Step::PutLate {
+                source,
+                condition,
+                newest,
+            } => {
+                if self.can_put_again(newest).await? {
+                    return self.put(source, condition, state).await;
+                }
+                self.cx.late = LateVersions::Skip;
+            }
             Step::PutDeleteMarker { .. }
                 if !is_first && self.observed.is_too_old_for_markers(self.cx.rule()) =>
             {

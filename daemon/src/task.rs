@@ -7,6 +7,7 @@ use std::sync::Arc;
 use replicator_core::event::{Event, EventKind, Sequencer};
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key, Timestamp, VersionId};
+use replicator_core::plan::LateVersions;
 use replicator_core::rule::{BucketRef, Mismatch, Rule, match_rules};
 
 use crate::clock::BootInstant;
@@ -62,6 +63,15 @@ impl Task {
             bucket: &self.source.bucket,
             key: &self.source_key,
             wraps_keys: rules.any(|rule| !rule.client_side_keys.is_empty()),
+        }
+    }
+
+    /// Says what becomes of versions that are older than what the destination shows.
+    pub(crate) fn late_versions(&self) -> LateVersions {
+        let mut events = self.events.iter();
+        match events.any(|pending| pending.action == EventKind::RewriteHistory) {
+            true => LateVersions::Append,
+            false => LateVersions::Skip,
         }
     }
 

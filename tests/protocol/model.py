@@ -94,7 +94,7 @@ class Model:
         at = world.happened
         if at == len(self.history.words):
             return []
-        is_apart = self.history.words[at] == "H" and self.rules.exclusion == "groups"
+        is_apart = self.history.words[at] in ("H", "R") and self.rules.exclusion == "groups"
         events = _with(world.events, at, (HINTED if is_apart else WAITING, 0))
         return [(("source", at), world._replace(happened=at + 1, events=events), None)]
 

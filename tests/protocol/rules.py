@@ -36,6 +36,9 @@ class Rules(NamedTuple):
     collapse_lapses: bool = True
     # A marker that the ledger lacks is taken for the first listed one that it can be.
     infer_marker: bool = True
+    # What becomes of a version below what the destination shows: it is "recorded", and appended only where a message asks for it; or
+    # it is "appended".
+    late: str = "recorded"
     # Which entry is current: the upload completed last, or (AWS) the one initiated last.
     order: str = "completion"
     # Version deletes are replicated.

@@ -53,6 +53,8 @@ def families(rules, length=3):
     yield "latest", objects, rules._replace(history="latest")
     yield "latest, absent by condition", objects, rules._replace(history="latest", absent="condition")
     yield "hints beside events", up_to(length, "PMH", "H"), rules
+    yield "rewritten by completion", up_to(length, "PLMR", "LR"), rules
+    yield "rewritten by initiation", up_to(length, "PLMR", "LR"), by_start
     yield "hints and purges", up_to(length, "PHX", "H"), purging
     yield "purges", up_to(length, "PMX", "X"), purging
     yield "purges of parts", up_to(length, "UMX", "X"), purging._replace(order="initiation")

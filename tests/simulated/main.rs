@@ -62,6 +62,7 @@ mod values;
 mod backfill;
 // What it keeps between runs is its own.
 mod cursors;
+mod rewritten;
 // What a new ledger makes of what it finds, and what an old one forgets.
 mod forgotten;
 mod rebuilt;

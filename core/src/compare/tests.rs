@@ -358,3 +358,24 @@ fn lists_leave_a_doubt_where_a_replica_is_older_smaller_or_not_in_its_place() {
         assert!(!is_fine(source, shown), "{source} and {shown}");
     }
 }
+
+#[test]
+fn only_what_is_below_a_proved_replica_is_late() {
+    let count = |wanted: &str, shown: &str| {
+        let list = |text: &str| -> Vec<SourceVersion> {
+            { source(text).into_iter() }
+                .map(|(entry, _)| entry)
+                .collect()
+        };
+        let (wanted, shown) = (list(wanted), list(shown));
+        let (wanted, shown): (Vec<_>, Vec<_>) = (wanted.iter().collect(), shown.iter().collect());
+        count_late(&wanted, &shown)
+    };
+    assert_eq!(count("one two three", "three"), 2);
+    assert_eq!(count("one m two m three", "two three"), 1);
+    assert_eq!(count("one two three", "one"), 0, "the others come in order");
+    assert_eq!(count("one two three", ""), 0);
+    // Nothing tells what the destination shows.
+    assert_eq!(count("one two three", "else"), 2);
+    assert_eq!(count("one m", "m"), 1);
+}

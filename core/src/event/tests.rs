@@ -50,8 +50,17 @@ proptest! {
 
 #[test]
 fn actions_have_the_names_of_the_metrics() {
-    use EventKind::{Acl, DeleteMarker, Lock, Put, Tags, VersionDelete};
-    let names = [Put, DeleteMarker, VersionDelete, Tags, Acl, Lock].map(EventKind::as_str);
+    use EventKind::{Acl, DeleteMarker, Lock, Put, RewriteHistory, Tags, VersionDelete};
+    let kinds = [
+        Put,
+        DeleteMarker,
+        VersionDelete,
+        Tags,
+        Acl,
+        Lock,
+        RewriteHistory,
+    ];
+    let names = kinds.map(EventKind::as_str);
     assert_eq!(
         names,
         [
@@ -60,7 +69,8 @@ fn actions_have_the_names_of_the_metrics() {
             "version_delete",
             "tags",
             "acl",
-            "lock"
+            "lock",
+            "rewrite_history"
         ]
     );
 }

@@ -41,6 +41,9 @@ fn entry(n: usize, content: Option<u8>) -> SourceVersion {
     }
 }
 
+const EXACT: (History, LateVersions) = (History::Exact, LateVersions::Skip);
+const REWRITING: (History, LateVersions) = (History::Exact, LateVersions::Append);
+
 /// Objects of few contents, so that they recur, and markers.
 fn contents() -> impl Strategy<Value = Vec<Option<u8>>> {
     prop::collection::vec(prop::option::weighted(0.7, 0u8..3), 0..8)
@@ -52,6 +55,12 @@ fn history(contents: impl IntoIterator<Item = Option<u8>>) -> Vec<SourceVersion>
         .enumerate()
         .map(|(n, content)| entry(n, content))
         .collect()
+}
+
+/// What readers of the source see.
+fn newest(source: &[SourceVersion]) -> Option<VersionRef> {
+    let newest = source.last()?;
+    (newest.kind == VersionKind::Object).then(|| newest.version.clone())
 }
 
 fn histories() -> impl Strategy<Value = Vec<SourceVersion>> {
@@ -98,7 +107,7 @@ proptest! {
         let mut known = destination.known();
         known.replicated.extend(ledger.replicated);
         known.collapsed.extend(ledger.collapsed);
-        prop_assert_eq!(next(&source, &known, mode), None);
+        prop_assert_eq!(next(&source, &known, (mode, LateVersions::Skip)), None);
     }
 
     #[test]
@@ -106,12 +115,7 @@ proptest! {
         let mut destination = Destination::default();
         let mut known = destination.known();
         destination.catch_up(&source, &mut known, History::Latest);
-        let newest = source.last().and_then(|entry| (entry.kind == VersionKind::Object).then(|| entry.version.clone()));
-        let shown = match destination.top() {
-            Current::Object { replica_of, .. } => replica_of,
-            Current::Nothing | Current::Marker => None,
-        };
-        prop_assert_eq!(shown, newest);
+        prop_assert_eq!(destination.shown(), newest(&source));
         prop_assert!(destination.entries.len() <= 1);
     }
 
@@ -129,6 +133,61 @@ proptest! {
         destination.catch_up(&seen, &mut known, History::Exact);
         let before = destination.entries.clone();
         prop_assert_eq!(destination.catch_up(&source, &mut known, History::Exact), vec![late.version]);
+        prop_assert_eq!(destination.entries, before);
+    }
+
+    #[test]
+    fn a_rewritten_history_is_whole_and_shows_the_newest_in_the_end_wherever_it_was_cut_off(
+        source in histories(), had in any::<u8>(), cut in 0usize..16, lost in any::<bool>(),
+    ) {
+        let had: Vec<_> = source.iter().enumerate().filter(|(n, _)| had & (1 << n) != 0).map(|(_, entry)| entry.clone()).collect();
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&had, &mut known, History::Exact);
+        let late = destination.catch_up(&source, &mut known, History::Exact);
+        let before = destination.entries.clone();
+
+        known.skipped.clear();
+        destination.follow(&source, &mut known, REWRITING, cut);
+        prop_assert!(destination.entries.starts_with(&before));
+        if lost {
+            known = destination.known();
+        }
+        // Another message comes first, which asks for nothing.
+        let is_missing = |version: &VersionRef| !known.replicated.contains(version);
+        known.skipped = late.into_iter().filter(is_missing).collect();
+        destination.catch_up(&source, &mut known, History::Exact);
+        prop_assert_eq!(destination.shown(), newest(&source));
+
+        known.skipped.clear();
+        prop_assert!(destination.follow(&source, &mut known, REWRITING, usize::MAX).is_empty());
+        prop_assert_eq!(destination.shown(), newest(&source));
+        let replicas = destination.known().replicated;
+        prop_assert!(source.iter().all(|entry| entry.kind == VersionKind::Marker || replicas.contains(&entry.version)));
+        prop_assert_eq!(next(&source, &known, REWRITING), None);
+    }
+
+    #[test]
+    fn no_history_is_rewritten_below_what_would_not_come_back(
+        older in contents(), late in 0u8..3, newer in 0u8..3, is_skipped in any::<bool>(),
+    ) {
+        let at = older.len();
+        let mut source = history(older.into_iter().chain([Some(late), Some(newer), Some(2)]));
+        let mut seen = source.clone();
+        let late = seen.remove(at);
+        let mut destination = Destination::default();
+        let mut known = destination.known();
+        destination.catch_up(&seen, &mut known, History::Exact);
+        if is_skipped {
+            // No rule takes what is newest.
+            source.push(entry(source.len(), Some(0)));
+            known.record_skipped(&source[source.len() - 1].version);
+        } else {
+            // The source has lost it.
+            source.pop();
+        }
+        let before = destination.entries.clone();
+        prop_assert_eq!(destination.follow(&source, &mut known, REWRITING, usize::MAX), vec![late.version]);
         prop_assert_eq!(destination.entries, before);
     }
 
@@ -252,10 +311,10 @@ fn a_newer_version_that_is_left_out_does_not_bring_back_what_an_older_replica_hi
     destination.entries.push(copy);
     let mut known = destination.known();
     assert!(
-        matches!(next(&source, &known, History::Exact), Some(Step::Put { source: v2, .. }) if *v2 == source[2])
+        matches!(next(&source, &known, EXACT), Some(Step::Put { source: v2, .. }) if *v2 == source[2])
     );
     known.record_skipped(&source[2].version);
-    assert_eq!(next(&source, &known, History::Exact), None);
+    assert_eq!(next(&source, &known, EXACT), None);
 }
 
 #[test]
@@ -272,7 +331,7 @@ fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     }
     .known();
     assert!(matches!(
-        next(&source, &known, History::Exact),
+        next(&source, &known, EXACT),
         Some(Step::Put { .. })
     ));
     // One that stands there already can only be this one.
@@ -282,12 +341,12 @@ fn a_marker_of_the_second_of_a_version_that_is_gone_is_not_written_above_it() {
     );
     // With nothing above it, or nothing that is written, it is what the source shows.
     assert!(matches!(
-        next(&source[..1], &known, History::Exact),
+        next(&source[..1], &known, EXACT),
         Some(Step::PutDeleteMarker { .. })
     ));
     known.record_skipped(&source[1].version);
     assert!(matches!(
-        next(&source, &known, History::Exact),
+        next(&source, &known, EXACT),
         Some(Step::PutDeleteMarker { .. })
     ));
 }
@@ -316,6 +375,14 @@ impl Destination {
         }
     }
 
+    /// Of which version readers see the replica.
+    fn shown(&self) -> Option<VersionRef> {
+        match self.top() {
+            Current::Object { replica_of, .. } => replica_of,
+            Current::Nothing | Current::Marker => None,
+        }
+    }
+
     /// What a daemon without a ledger can read back.
     fn known(&self) -> DestinationState {
         let replicas = self.entries.iter().filter_map(|entry| match entry {
@@ -331,28 +398,46 @@ impl Destination {
         }
     }
 
-    /// Runs the planner to its end, checking every intermediate state against promise M.
+    /// Runs the planner to its end.
     fn catch_up(
         &mut self,
         source: &[SourceVersion],
         known: &mut DestinationState,
         history: History,
     ) -> Vec<VersionRef> {
+        self.follow(source, known, (history, LateVersions::Skip), usize::MAX)
+    }
+
+    /// Does so many of its steps, each on the condition that it sets, and returns what was recorded
+    /// as late.
+    fn follow(
+        &mut self,
+        source: &[SourceVersion],
+        known: &mut DestinationState,
+        mode: (History, LateVersions),
+        steps_max: usize,
+    ) -> Vec<VersionRef> {
         let mut late = Vec::new();
-        for _ in 0..=2 * source.len() + 2 {
+        for step in 0..=3 * source.len() + 2 {
             let rest = &source[settled(source, known)..];
             assert_eq!(
-                next(rest, known, history),
-                next(source, known, history),
+                next(rest, known, mode),
+                next(source, known, mode),
                 "{source:?} {known:?}"
             );
-            let Some(step) = next(source, known, history) else {
+            let planned = next(source, known, mode).filter(|_| step < steps_max);
+            let Some(step) = planned else {
                 return late;
             };
             match step {
                 Step::Put {
                     source: version,
                     condition,
+                }
+                | Step::PutLate {
+                    source: version,
+                    condition,
+                    ..
                 } => {
                     self.check(&condition);
                     self.put(version);

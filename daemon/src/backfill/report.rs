@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use replicator_core::compare::count_late;
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
+use replicator_core::plan::{SourceVersion, VersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
@@ -38,6 +40,10 @@ pub struct Counts {
     pub puts: u64,
     /// Those that reading them takes.
     pub gets: u64,
+    /// Versions of the keys sent that are older than what the destination shows, at the most.
+    pub late_versions: u64,
+    /// The keys of these.
+    pub late_keys: u64,
     /// Versions that are older than the rule's start, and their keys.
     pub old_versions: u64,
     /// The keys of these.
@@ -67,6 +73,10 @@ pub(super) struct Found {
     pub(super) copies: Copies,
     /// The delete markers in scope, likewise.
     pub(super) markers: u64,
+    /// How many versions are older than what the destination shows, where it is to be sent.
+    pub(super) late: u64,
+    /// What is read before these are written.
+    pub(super) reads: u64,
     /// How many versions only the rule's start keeps out of scope.
     pub(super) old: u64,
     /// How many keys that the manifest names before it are none of the rule's.
@@ -137,7 +147,9 @@ impl Counts {
                 self.bytes += copies.bytes;
                 self.markers += found.markers;
                 self.puts += copies.requests;
-                self.gets += copies.requests + found.markers;
+                self.gets += copies.requests + found.markers + found.reads;
+                self.late_versions += found.late;
+                self.late_keys += u64::from(found.late > 0);
             }
         }
     }
@@ -148,7 +160,27 @@ impl Counts {
     }
 }
 
+// A HEAD and a GET of what is newest, before older versions are written over it.
+const REWRITE_READS: u64 = 2;
+
 impl Found {
+    /// Counts the versions that came too late, and where these are written the newest once more.
+    pub(super) fn add_late(
+        &mut self,
+        wanted: &[&SourceVersion],
+        there: &[&SourceVersion],
+        is_rewritten: bool,
+    ) {
+        self.late = count_late(wanted, there) as u64;
+        if let Some(newest) = wanted.last().filter(|_| is_rewritten && self.late > 0) {
+            self.reads = REWRITE_READS;
+            match newest.kind {
+                VersionKind::Object => self.copies.add(newest.size_bytes),
+                VersionKind::Marker => self.markers += 1,
+            }
+        }
+    }
+
     pub(super) fn is_to_send(&self) -> bool {
         self.state == KeyVerdict::ToSend
     }
@@ -176,6 +208,8 @@ pub struct BackfillSummary {
     pub rule: String,
     /// Whether nothing was sent.
     pub dry_run: bool,
+    /// Whether versions are written that are older than what the destination shows.
+    pub rewrite_history: bool,
     /// The queue that hints go to.
     pub queue: String,
     /// Since when versions are in scope.
@@ -275,18 +309,30 @@ impl BackfillSummary {
         text
     }
 
-    /// Tells of the keys that nothing was sent for though they are named, or in scope, and of a run
-    /// that went on.
+    /// Tells of versions that come too late, of the keys that nothing was sent for though they are
+    /// named, or in scope, and of a run that went on.
     fn exceptions(&self) -> String {
         let Counts {
             impossible,
             crowded,
             outside,
             absent,
+            late_versions,
+            late_keys,
             ..
         } = self.counts;
         let (too_long, too_many) = (Reason::DstKeyTooLong, Reason::KeyVersionsTooMany);
         let mut text = String::new();
+        if late_versions > 0 {
+            let fate = match self.rewrite_history {
+                true => "are appended, with the newest of each key on top once more",
+                false => "are recorded as ArrivedLate and not written, unless by --rewrite-history",
+            };
+            text.push_str(&format!(
+                "\nof these, at most {late_versions} versions of {late_keys} keys are older than what the destination \
+                 shows: they {fate}"
+            ));
+        }
         for (keys, reason) in [(impossible, too_long), (crowded, too_many)] {
             if keys > 0 {
                 let (what, remedy) = (reason.sentence(), reason.remedy());

@@ -16,7 +16,7 @@ use crate::clock::{self, BootInstant};
 use crate::metrics::{MessageOutcome, Metrics};
 use crate::process;
 use crate::sqs::lease::Lease;
-use crate::sqs::work_queues::{Again, QueueAccess, ROUND_GROUP, WorkItem, digest_words};
+use crate::sqs::work_queues::{Again, QueueAccess, ROUND_GROUP, WorkItem, digest_words, group_of};
 use crate::task::{Ruleset, Task};
 
 // Hosts that keep their time are closer than this.
@@ -63,7 +63,10 @@ impl ReceivedMessage {
         metrics: &Metrics,
     ) -> (Message, Vec<Event>, AckAction) {
         let (events, refusal) = match self.notification {
-            Ok(Notification { events, .. }) => {
+            Ok(Notification { mut events, .. }) => {
+                for event in &mut events {
+                    self.message.withhold_rewrite(rules, event);
+                }
                 let refusal = events.iter().find_map(|event| rules.refusal(event));
                 (events, refusal)
             }
@@ -129,6 +132,22 @@ impl Message {
     pub(crate) fn is_round(&self) -> bool {
         let group = self.group.as_ref();
         group.is_some_and(|group| group.starts_with(ROUND_GROUP))
+    }
+
+    /// Makes a request to rewrite a history a mere reason to look, where it does not say of which
+    /// destination: it is for that of its message group, or for the only one.
+    fn withhold_rewrite(&self, rules: &Ruleset, event: &mut Event) {
+        if event.action != EventKind::RewriteHistory {
+            return;
+        }
+        let tasks = rules.tasks_for(event);
+        let is_certain = match &self.group {
+            Some(group) => tasks.iter().any(|task| group_of(&task.target) == *group),
+            None => tasks.len() == 1,
+        };
+        if !is_certain {
+            event.action = EventKind::Put;
+        }
     }
 
     /// Says whether the ledger alone may not answer it: this message was delivered before, or one

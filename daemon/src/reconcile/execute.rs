@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use replicator_core::failure::{Action, Failure, FailureKind, Operation, Reason};
 use replicator_core::object::ETag;
-use replicator_core::plan::{Current, Precondition, SourceVersion};
+use replicator_core::parts::Part;
+use replicator_core::plan::{Current, Precondition, SourceVersion, VersionKind};
 use replicator_core::rule::{History, Mismatch, Rule};
 
 use super::attempt::Extras;
@@ -24,6 +25,7 @@ use crate::metrics::Outcome;
 use crate::reconcile::AttemptState;
 use crate::reconcile::Progress;
 use crate::reconcile::Reconciler;
+use crate::reconcile::changed;
 use crate::reconcile::execute::copy::{CopyJob, Written, copy_whole};
 use crate::reconcile::object::tags::Tags;
 use crate::reconcile::part_bytes_preferred;
@@ -115,10 +117,52 @@ impl Reconciler<'_> {
         Ok(Progress::Done)
     }
 
+    /// Says whether what is current can be written once more: it may have been archived since, or
+    /// be out of its rule. What only stands in the way for now is a failure, before anything is
+    /// written.
+    pub(super) async fn can_put_again(&self, newest: &SourceVersion) -> Result<bool, Failure> {
+        if newest.kind == VersionKind::Marker {
+            return Ok(true);
+        }
+        let Ok(SelectedRule { rule, tags }) = origin::rule_for(self.cx, newest).await? else {
+            return Ok(false);
+        };
+        let copy = self.copy_job(newest, (&rule, tags, &Precondition::Absent));
+        match try_reading(&copy).await {
+            Ok(()) => Ok(true),
+            Err(failure) => match failure.next_action() {
+                Action::Unsupported(_) => Ok(false),
+                Action::Gone => Err(changed(failure.operation)),
+                Action::Replan
+                | Action::WaitThenReplan
+                | Action::Retry
+                | Action::Throttle
+                | Action::Park(_) => Err(failure.under(&rule.id)),
+            },
+        }
+    }
+
+    fn copy_job<'j>(
+        &'j self,
+        version: &'j SourceVersion,
+        (rule, tags, condition): (&'j Arc<Rule>, Option<Tags>, &'j Precondition),
+    ) -> CopyJob<'j> {
+        CopyJob {
+            cx: self.cx,
+            reader: self.reader,
+            rule,
+            version,
+            condition,
+            snapshot: &self.observed.destination.snapshot,
+            tags,
+            extras: Extras::default(),
+        }
+    }
+
     async fn copy(
         &mut self,
         version: &SourceVersion,
-        (rule, tags, condition): (&Arc<Rule>, Option<Tags>, &Precondition),
+        how: (&Arc<Rule>, Option<Tags>, &Precondition),
         state: &mut AttemptState,
     ) -> Result<Written, Failure> {
         let opened = self
@@ -126,23 +170,14 @@ impl Reconciler<'_> {
             .opened
             .take()
             .filter(|opened| opened.version == version.version);
-        let snapshot = &self.observed.destination.snapshot;
-        let mut copy = CopyJob {
-            cx: self.cx,
-            reader: self.reader,
-            rule,
-            version,
-            condition,
-            snapshot,
-            tags,
-            extras: Extras::default(),
-        };
+        let rule = how.0;
+        let mut copy = self.copy_job(version, how);
         let part_bytes = self.part_bytes(version, rule)?;
         let feature = match part_bytes {
             Some(_) => Feature::ConditionalComplete,
             None => Feature::ConditionalPut,
         };
-        let asked = state.ask(self.cx.destination, feature, &snapshot.entry);
+        let asked = state.ask(self.cx.destination, feature, &copy.snapshot.entry);
         copy.extras = asked.extras;
         let written = match part_bytes {
             Some(part_bytes) => multipart::copy(&copy, part_bytes).await,
@@ -313,6 +348,20 @@ impl Reconciler<'_> {
             ..replica_record(version, ReplicaState::Replicated)
         }
     }
+}
+
+/// Reads what a replica carries, and the first byte, which an archived version refuses.
+async fn try_reading(copy: &CopyJob<'_>) -> Result<(), Failure> {
+    copy.read_headers_again().await?;
+    let first = Part {
+        number: 1,
+        offset: 0,
+        len: copy.version.size_bytes.min(1),
+    };
+    let original = copy.original();
+    let answer = original.access.wire.send(original.get_call().bytes(first));
+    answer.await?;
+    Ok(())
 }
 
 /// Says whether S3 refused a request for the state of a KMS key.

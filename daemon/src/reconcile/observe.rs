@@ -12,7 +12,7 @@ use aws_smithy_types::body::SdkBody;
 use replicator_core::event::EventKind;
 use replicator_core::failure::{Failure, FailureKind, Operation, Reason};
 use replicator_core::object::{Timestamp, VersionId};
-use replicator_core::plan::{SourceVersion, VersionKind, VersionRef};
+use replicator_core::plan::{LateVersions, SourceVersion, VersionKind, VersionRef};
 use replicator_core::retry::READING_AGE_MAX;
 use replicator_core::rule::{History, Rule, Takers, UnmanagedObjects};
 
@@ -58,6 +58,9 @@ impl Observation {
         }
         listed.reverse();
         destination::trace(cx, &mut shown, &listed).await?;
+        if cx.late == LateVersions::Append {
+            shown.forget_late();
+        }
         let start = scope_start(cx, &shown)?;
         let lead = &task.rules.primary;
         let history: Vec<SourceVersion> = listed

@@ -87,6 +87,8 @@ pub(super) async fn answer_events(run: &mut Reconciler<'_>) -> Result<Vec<Outcom
             EventKind::VersionDelete => answer_delete(run, pending),
             // The replica's owner decides on its list; locks are given with the write itself.
             EventKind::Acl | EventKind::Lock => Outcome::Skipped,
+            // What it asks for is counted version by version.
+            EventKind::RewriteHistory => Outcome::Duplicate,
         };
         if let Some(cause) = mismatch_of(run, pending).filter(|_| outcome == Outcome::Skipped) {
             run.cx.record_unmatched(&run.cx.rule().id, cause);
@@ -109,6 +111,7 @@ fn mismatch_of(run: &Reconciler<'_>, pending: &PendingEvent) -> Option<Mismatch>
         EventKind::VersionDelete => (!rule.version_deletes).then_some(Mismatch::VersionDelete),
         EventKind::Acl => Some(Mismatch::Acl),
         EventKind::Lock => Some(Mismatch::Lock),
+        EventKind::RewriteHistory => None,
     }
 }
 

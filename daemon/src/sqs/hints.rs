@@ -9,7 +9,7 @@ use replicator_config::{Queue, Settings};
 use replicator_core::event::{self, Event, EventKind};
 use replicator_core::object::{Key, NameError};
 use replicator_core::retry;
-use replicator_core::rule::Rule;
+use replicator_core::rule::{History, Rule};
 use tokio::time::Instant;
 
 use crate::ledger::records::TargetKey;
@@ -36,6 +36,8 @@ pub(crate) struct HintSender {
     /// Names what they are sent for, in their deduplication ids: one that is sent again within five
     /// minutes, after an answer was lost, is not another one.
     run: String,
+    /// What they ask for.
+    action: EventKind,
     /// How many more may be sent before the queue is asked how many wait in it.
     room: u64,
 }
@@ -74,12 +76,36 @@ impl HintSender {
             queues: WorkQueues::new([Arc::clone(&access)]),
             access,
             run: run.to_owned(),
+            action: EventKind::Put,
             // In a queue of their own they are in no event's way.
             room: if rule.backfill_queue.is_some() {
                 u64::MAX
             } else {
                 0
             },
+        })
+    }
+
+    /// Has versions appended that are older than what the destination shows. Refuses where there is
+    /// no history, or where rules have other ones: without message groups a hint is for all of them.
+    pub(crate) fn rewriting_history(self, rules: &[Rule]) -> anyhow::Result<Self> {
+        let Rule { id, source, .. } = &self.rule;
+        if self.rule.history == History::Latest {
+            bail!(
+                "rule {id:?} has history = \"latest\", so its replicas have no history to rewrite"
+            );
+        }
+        let is_other =
+            |rule: &Rule| rule.enabled && rule.id != *id && rule.source.bucket == source.bucket;
+        if self.rule.work_queue.is_none() && rules.iter().any(is_other) {
+            bail!(
+                "rule {id:?} has no work queue, so a hint is for all rules of {}: give it a `work_queue` to rewrite histories of its own",
+                source.bucket
+            );
+        }
+        Ok(Self {
+            action: EventKind::RewriteHistory,
+            ..self
         })
     }
 
@@ -166,13 +192,16 @@ impl HintSender {
         )
     }
 
-    /// Writes a hint as its event.
+    /// Writes a hint as its event, which asks for more than a new object if the sender does.
     fn work_item(&self, hint: &Hint) -> Result<WorkItem, NameError> {
         let target = TargetKey {
             destination: self.rule.destination.clone(),
             key: self.rule.destination_key(&hint.key)?,
         };
-        let event = event_of(&self.rule, hint);
+        let event = Event {
+            action: self.action,
+            ..event_of(&self.rule, hint)
+        };
         let group = group_of(&target);
         Ok(WorkItem {
             url: self.access.queue.url.clone(),

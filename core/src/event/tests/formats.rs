@@ -338,6 +338,7 @@ fn any_action() -> impl Strategy<Value = EventKind> {
         EventKind::Tags,
         EventKind::Acl,
         EventKind::Lock,
+        EventKind::RewriteHistory,
     ])
 }
 

@@ -67,6 +67,14 @@ impl DestinationView {
         replicas.any(|replica| replica.adopted && replica.source == *version)
     }
 
+    /// Leaves out of what is known that versions came too late, where they are to be written now.
+    pub(in crate::reconcile) fn forget_late(&mut self) {
+        let replicas = self.replicas.iter();
+        for late in replicas.filter(|replica| replica.state == ReplicaState::Superseded) {
+            self.known.skipped.remove(&late.source);
+        }
+    }
+
     /// Says whether a delete marker is current that is on no record.
     pub(in crate::reconcile) fn is_hidden_by_unknown_marker(&self) -> bool {
         matches!(self.snapshot.entry, CurrentEntry::Marker(_)) && self.current().is_none()
