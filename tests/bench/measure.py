@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 # Far more than any contender needs for the work that it is given here.
-SECONDS_MAX = 900
+SECONDS_MAX = 1800
 
 
 class Failed(Exception):

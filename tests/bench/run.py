@@ -15,7 +15,7 @@ import servers
 import table
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory"]
+PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory", "backfill"]
 
 # Each of these is done with neighbouring keys, then with random ones.
 SMALL = ["small", "pace", "fanout", "versions", "backlog"]
@@ -33,6 +33,7 @@ WORKS = {
         "versions": contest.Work(5_000, KIB, contenders=ONE_DAEMON_OR_MORE),
         "backlog": contest.Work(500_000, KIB, contenders=ONE_DAEMON_OR_MORE),
         "memory": contest.Work(200, GIB, memory="16MiB", seconds=100),
+        "backfill": contest.Work(1_000_000, KIB),
     },
     "seaweedfs": {
         "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "daemon-latest", "daemon-queue", "bare", "bare-if", "rclone", "s3sync")),

@@ -2,7 +2,10 @@
 larger objects than memory. All on the fakes."""
 
 import dataclasses
+import json
+import os
 import pathlib
+import subprocess
 import tempfile
 import time
 
@@ -10,8 +13,12 @@ import contenders
 import measure
 import servers
 import table
+from keys import Keys
 
 MIB = 1 << 20
+
+# Of the work `backfill`: a kill for each tenth of its hints, and more daemons than cores.
+DAEMONS, KILLS, EVENTS_PER_SECOND = 3, 10, 50
 
 
 def fanout(options, work):
@@ -83,6 +90,94 @@ def memory(options, work):
             f"{written / used.wall_seconds / MIB:>8.0f}{min(spans.rates) / MIB:>14.0f}"
             f"{used.cpu_seconds / written * (1 << 30):>11.2f}{used.peak_rss_mib:>9.0f}{replicas:>10}"
         )
+
+
+def backfill(options, work):
+    """What was there before, by a backfill that is killed ten times, beside events of new objects: three daemons share both."""
+    keys = Keys(work.objects // 50, others=work.objects)
+    yield (
+        f"\nfakes: a backfill of {keys.others} objects of 1 byte, killed {KILLS} times, beside {keys.count} events of objects of "
+        f"{table.size(work.bytes)}, {EVENTS_PER_SECOND} a second; {DAEMONS} daemons"
+    )
+    yield (
+        f"{'replicas/s':>12}{'CPU ms/replica':>16}{'daemon RSS MiB':>16}{'backfill RSS MiB':>18}{'kills':>7}"
+        f"{'events p50 s':>14}{'p99':>8}{'slowest':>9}{'replicas written twice':>24}"
+    )
+    world = servers.FakeWorld(options)
+    with tempfile.TemporaryDirectory() as folder, world.stage(keys, work.bytes, destinations=0) as stage:
+        work_queue, backfill_queue, *_ = stage.servers.work_queues
+        rule = contenders.rule("bench", stage.servers.bucket, "daemon-queue", work_queue, f'backfill_queue = "{backfill_queue}"')
+        binary = str(options.bin / "s3-replicator")
+        daemons = [
+            contenders.daemon(binary, stage.servers, folder, servers.free_port(), memory=work.memory, rules=rule) for _ in range(DAEMONS)
+        ]
+        run = KilledBackfill(binary, daemons[0], stage, keys)
+        try:
+            used = measure.run(daemons, run.look)
+        finally:
+            run.end()
+        replicas, took = keys.others + keys.count, stage.latency()
+        found = stage.progress()["replicas"]
+        if found < replicas:
+            raise measure.Failed(f"{found} replicas of {replicas}")
+        yield (
+            f"{replicas / used.wall_seconds:>12.0f}{used.cpu_seconds / replicas * 1000:>16.3f}{used.peak_rss_mib:>16.0f}{run.peak:>18.0f}"
+            f"{run.kills:>7}{took['p50']:>14.3f}{took['p99']:>8.3f}{took['max']:>9.3f}{found - replicas:>24}"
+        )
+
+
+class KilledBackfill:
+    """A backfill beside daemons. It is killed whenever another share of its hints is in the queue, and started again."""
+
+    def __init__(self, binary, daemon, stage, keys):
+        config = daemon.command[-1]
+        self.command = [binary, "backfill", "--rule", "bench", "--config", config, "--json"]
+        self.stage, self.keys = stage, keys
+        self.process, self.kills, self.peak, self.looked, self.is_through = None, 0, 0, 0.0, False
+        self.said = tempfile.TemporaryFile()
+
+    def look(self, _):
+        """Tells whether the backfill has ended and nothing is left to do."""
+        if self.process:
+            self.peak = max(self.peak, measure.peak_rss_mib(self.process.pid))
+        now = time.monotonic()
+        # The fakes count all their messages to answer.
+        if now - self.looked < 0.5:
+            return False
+        self.looked = now
+        progress = self.stage.progress()
+        if not self.process:
+            self.stage.pace(EVENTS_PER_SECOND)
+            self._start()
+        elif not self.is_through and self.process.poll() is not None:
+            self._check()
+        elif not self.is_through and self._sent(progress) > (self.kills + 1) * self.keys.others / (KILLS + 1) and self.kills < KILLS:
+            self.end()
+            self.kills += 1
+            self._start()
+        return self.is_through and progress["waiting"] == 0
+
+    def end(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def _sent(self, progress):
+        """Counts hints that are in a queue or done, and a few events."""
+        return progress["waiting"] - progress["held"] + progress["replicas"]
+
+    def _start(self):
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")} | contenders.KEYS
+        self.process = subprocess.Popen(
+            self.command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.said, text=True
+        )
+
+    def _check(self):
+        if self.process.returncode != 0:
+            self.said.seek(0)
+            raise measure.Failed(f"backfill ended with {self.process.returncode}: {self.said.read().decode()[-2000:]}")
+        print(json.dumps({"backfill": json.loads(self.process.stdout.read())}), flush=True)
+        self.is_through = True
 
 
 class Stage:
@@ -171,4 +266,4 @@ class Spans:
         return now - self.begun >= self.seconds
 
 
-RUNS = {"fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory}
+RUNS = {"fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory, "backfill": backfill}
