@@ -26,6 +26,7 @@ use crate::clock;
 use crate::manifest::ManifestReader;
 pub use crate::manifest::{KeyFormat, ManifestLocation};
 use crate::metrics::Metrics;
+use crate::process::ProgressDisplay;
 use crate::reconcile::listing::{KeyRange, VersionLister};
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
@@ -35,7 +36,7 @@ use crate::verify::keys::{ListedKey, ListedPair, RefusedKey, check_prefix};
 use crate::verify::{VerifyOptions, find_rule, scope_of};
 use ranges::{Cursor, CursorFile};
 pub use report::{BackfillSummary, Cost, Counts};
-use report::{CompletionReport, Found, KeyVerdict, ProgressDisplay, TaskStatus, sequel_of};
+use report::{CompletionReport, Found, KeyVerdict, TaskStatus, sequel_of};
 
 /// What to find.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -137,12 +138,7 @@ pub async fn backfill(
         file,
         cursor,
     };
-    if resumed {
-        let begun = &run.cursor.begun;
-        run.progress.note(&format!(
-            "goes on with the run of {begun}; --restart begins anew"
-        ));
-    }
+    run.note_begin(resumed);
     let result = run.work((&finder, manifest), stopped).await;
     run.progress.end();
     result?;
@@ -325,6 +321,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Says when it was begun, if that was before.
+    fn note_begin(&mut self, resumed: bool) {
+        let begun = &self.cursor.begun;
+        if resumed {
+            self.progress.note(&format!(
+                "goes on with the run of {begun}; --restart begins anew"
+            ));
+        }
+    }
+
     /// Works until it is through or stopped.
     async fn work(
         &mut self,
@@ -413,8 +419,7 @@ impl Run<'_> {
         if at.elapsed() >= SYNCED_EVERY || self.cursor.counts.sent - sent >= UNSYNCED_MAX {
             self.sync()?;
         }
-        let (done, all) = (self.cursor.ranges_done(), self.cursor.ranges.len());
-        self.progress.show(&self.cursor.counts, done, all);
+        self.cursor.show(&mut self.progress);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use replicator_config::policies::{self, PolicyFormat, PolicyLayout, PolicyOptions};
 use replicator_config::{ImportOptions, Invalid, Settings};
 use replicator_core::object::without_commands;
@@ -19,16 +19,11 @@ use s3_replicator::admin::status::{self, DaemonAddress};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::directory;
 use s3_replicator::pipeline::Role;
+use s3_replicator::process::LogFormat;
 use s3_replicator::verify::{VerifyOptions, records};
 use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
 use tikv_jemallocator::Jemalloc;
-use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{FilterExt, FilterFn};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// A request is many small allocations, and the C library's allocator was a fifth of all that an
 /// object cost (docs/performance.md).
@@ -348,12 +343,6 @@ impl LedgerCommand {
 // for each.
 const LOG_DEFAULT: &str = "warn,aws_config=error,s3_replicator=info";
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn main() -> ExitCode {
     process::abort_unless_contained();
     process::restrict_files();
@@ -392,7 +381,7 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
         log_format, log, ..
     } = &verb
     {
-        start_log(*log_format, log)?;
+        process::start_log(*log_format, log)?;
     }
     let settings = || replicator_config::load(&config);
     let text = match verb {
@@ -478,37 +467,6 @@ fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the runtime")
-}
-
-/// Logs go to standard error; the SDK's own stay out unless enabled, because they name access keys
-/// and, at the lower levels, hold headers.
-fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let wanted = EnvFilter::try_new(filter)
-        .with_context(|| format!("log filter {filter:?} is not valid"))?;
-    // A directive more would not only forbid these lines but also ask for those of a higher level.
-    let allowed = FilterFn::new(|line| !may_hold_requests(line));
-    let filter = wanted.and(allowed.with_max_level_hint(LevelFilter::TRACE));
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(|| process::Log)
-        .with_target(false);
-    let registry = tracing_subscriber::registry();
-    match format {
-        LogFormat::Text => registry
-            .with(log.with_ansi(false).with_filter(filter))
-            .init(),
-        LogFormat::Json => registry
-            .with(log.json().flatten_event(true).with_filter(filter))
-            .init(),
-    }
-    Ok(())
-}
-
-/// At this level the SDK writes whole requests, those of KMS with the data key.
-fn may_hold_requests(line: &Metadata<'_>) -> bool {
-    *line.level() == Level::TRACE
-        && line
-            .target()
-            .starts_with("aws_smithy_runtime::client::orchestrator")
 }
 
 #[allow(

@@ -1,6 +1,6 @@
 //! The process: what it sets up before it begins (files for its user alone, enough descriptors, no
-//! core dumps), how it writes its log, its signals, blocking work, what a panic ends, and what it
-//! uses of the machine.
+//! core dumps), how it writes its log, asks and shows how far it is, its signals, blocking work, what
+//! a panic ends, and what it uses of the machine.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -11,8 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use replicator_core::object::without_commands;
 use rustix::fs::Mode;
 use rustix::param::{clock_ticks_per_second, page_size};
@@ -20,9 +22,17 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, FilterFn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::metrics::Metrics;
 
@@ -70,6 +80,46 @@ pub fn forbid_core_dumps() -> io::Result<()> {
         },
     )?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line of text.
+    Text,
+    /// A line of JSON.
+    Json,
+}
+
+/// Logs go to standard error; the SDK's own stay out unless enabled, because they name access keys
+/// and, at the lower levels, hold headers.
+pub fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let wanted = EnvFilter::try_new(filter)
+        .with_context(|| format!("log filter {filter:?} is not valid"))?;
+    // A directive more would not only forbid these lines but also ask for those of a higher level.
+    let allowed = FilterFn::new(|line| !may_hold_requests(line));
+    let filter = wanted.and(allowed.with_max_level_hint(LevelFilter::TRACE));
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(|| Log)
+        .with_target(false);
+    let registry = tracing_subscriber::registry();
+    match format {
+        LogFormat::Text => registry
+            .with(log.with_ansi(false).with_filter(filter))
+            .init(),
+        LogFormat::Json => registry
+            .with(log.json().flatten_event(true).with_filter(filter))
+            .init(),
+    }
+    Ok(())
+}
+
+/// At this level the SDK writes whole requests, those of KMS with the data key.
+fn may_hold_requests(line: &Metadata<'_>) -> bool {
+    *line.level() == Level::TRACE
+        && line
+            .target()
+            .starts_with("aws_smithy_runtime::client::orchestrator")
 }
 
 /// Standard error, as the log is written to it. Keys and messages of services are in there, and are
@@ -320,6 +370,73 @@ fn started_at() -> Option<f64> {
         .find_map(|line| line.strip_prefix("btime "))?;
     let booted: u64 = booted.trim().parse().ok()?;
     Some(as_value(booted) + as_value(ticks) / as_value(clock_ticks_per_second()))
+}
+
+/// Shows how far a command is: a bar on a terminal, else lines of JSON.
+pub(crate) struct ProgressDisplay<'a> {
+    bar: Option<ProgressBar>,
+    /// Where lines go.
+    tell: Box<dyn FnMut(&str) + 'a>,
+    began: Instant,
+    /// When a line was written last.
+    told: Instant,
+    /// How much was counted before it began.
+    count_before: u64,
+}
+
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
+impl<'a> ProgressDisplay<'a> {
+    /// Begins to show something of so many parts, by which so much was counted already.
+    pub(crate) fn begin(parts: usize, count_before: u64, tell: impl FnMut(&str) + 'a) -> Self {
+        let style = ProgressStyle::with_template(
+            "{bar:30} {pos}/{len} ranges, {msg}, {elapsed} so far, {eta} left",
+        );
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = io::stderr()
+            .is_terminal()
+            .then(|| ProgressBar::new(parts as u64).with_style(style));
+        let now = Instant::now();
+        Self {
+            bar,
+            tell: Box::new(tell),
+            began: now,
+            told: now,
+            count_before,
+        }
+    }
+
+    /// Returns how many were counted in a second, now that there are so many.
+    pub(crate) fn rate(&self, count: u64) -> f64 {
+        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        (count - self.count_before) as f64 / seconds
+    }
+
+    /// Shows how many parts are done, with a text on a bar, or a line if it is time for one.
+    pub(crate) fn show(&mut self, done: usize, text: String, line: impl FnOnce() -> Value) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+            bar.set_position(done as u64);
+        } else if self.told.elapsed() >= TOLD_EVERY {
+            self.told = Instant::now();
+            (self.tell)(&line().to_string());
+        }
+    }
+
+    /// Tells of something beside that.
+    pub(crate) fn note(&mut self, words: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(words),
+            None => (self.tell)(&json!({ "note": words }).to_string()),
+        }
+    }
+
+    /// Removes the bar: what comes next is the summary.
+    pub(crate) fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use anyhow::{Context, bail, ensure};
 use futures::{Stream, StreamExt as _, stream};
 use replicator_config::{Settings, suggest_nearest};
 use replicator_core::compare::{
-    HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
+    Difference, HistoryDifference, KeyHistories, VersionPair, may_be_equal, pair_equal,
 };
 use replicator_core::failure::Failure;
 use replicator_core::object::{self, Bucket, Key, Timestamp, VersionId};
-use replicator_core::plan::SourceVersion;
+use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
 
 use crate::admin::failures::{ParkedVersions, parked_versions};
@@ -33,7 +33,7 @@ use crate::s3::client::{ResponseHead, S3Request};
 use crate::sqs::hints::{Hint, HintSender};
 pub use deep::SampleShare;
 use keys::{KeyPairs, ListedKey, ListedPair, list_pair};
-use report::{Compared, KeyOutcome, Line, VerifyReport, to_rfc3339};
+use report::{Compared, Explanation, KeyOutcome, Line, VerifyReport, to_rfc3339};
 
 /// What is compared, and how.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -430,5 +430,31 @@ impl<'a> Verifier<'a> {
     ) -> Result<Option<ResponseHead>, Failure> {
         let head = self.head_of(Side::Source, key);
         read_head(self.source, head.version(id.as_str())).await
+    }
+
+    /// Says why a version is missing, where that is known.
+    async fn explain(
+        &self,
+        pair: &Pair,
+        finding: &HistoryDifference,
+    ) -> Result<Option<Explanation>, Failure> {
+        let Some(version) = finding.source.as_ref() else {
+            return Ok(None);
+        };
+        if finding.difference != Difference::Missing {
+            return Ok(None);
+        }
+        let mut entries = pair.source.iter().map(|(entry, _)| entry);
+        let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
+        let entry = entries.find(|entry| entry.version == *version);
+        if entry.is_some_and(is_object)
+            && let Some(entry) = entry
+            && let Some(reason) = self.why_not_eligible(&pair.key, entry).await?
+        {
+            return Ok(Some(Explanation::Skipped(reason)));
+        }
+        let parked = self.parked.as_ref();
+        let reason = parked.and_then(|parked| parked.reason(&pair.key, &version.id));
+        Ok(reason.cloned().map(Explanation::Parked))
     }
 }

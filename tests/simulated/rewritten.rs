@@ -180,6 +180,28 @@ const STEPS: [Step; 6] = [
 
 const UPLOADS: [Step; 3] = [Step::CreateUpload, Step::UploadPart, Step::CompleteUpload];
 
+/// Has daemons die in the middle of it, beside a live event; returns where they died, and what is
+/// wrong in the end.
+async fn die_and_rewrite(mut sim: Sim, plan: &Plan) -> (Vec<String>, Vec<String>) {
+    sim.is_shared = plan.daemons > 1;
+    match plan.at.is_some_and(|at| UPLOADS.contains(&at.step)) {
+        true => write_large(&sim).await,
+        false => write_versions(&sim).await,
+    }
+    let settings = with_late_versions(&mut sim).await;
+    run(&sim, &settings, &rewriting()).await;
+    let (members, stop) = (fleet::members(&mut sim, plan), CancellationToken::new());
+    let lives = fleet::live(members, stop.clone());
+    let user = async {
+        sim.put("plain", b"live").await;
+        sim.drained().await;
+        stop.cancel();
+    };
+    let (fates, ()) = tokio::join!(lives, user);
+    let deaths = fates.iter().flat_map(|fate| &fate.deaths);
+    (deaths.map(ToString::to_string).collect(), complaints(&sim))
+}
+
 #[test]
 fn death_at_any_place_leaves_the_newest_on_top_and_no_version_out() {
     let (mut met, mut wrong) = (BTreeSet::new(), Vec::new());
@@ -187,36 +209,18 @@ fn death_at_any_place_leaves_the_newest_on_top_and_no_version_out() {
         Failpoint::all_places().filter(|at| STEPS.contains(&at.step) || UPLOADS.contains(&at.step));
     for (seed, at) in places.enumerate() {
         for (lose_disks, daemons) in [(false, 1 + seed % 2), (true, 2 - seed % 2)] {
-            simulate(seed as u64, async |mut sim| {
-                sim.is_shared = daemons > 1;
-                match UPLOADS.contains(&at.step) {
-                    true => write_large(&sim).await,
-                    false => write_versions(&sim).await,
-                }
-                let settings = with_late_versions(&mut sim).await;
-                run(&sim, &settings, &rewriting()).await;
-                let plan = Plan {
-                    daemons,
-                    crashes: 2,
-                    at: Some(at),
-                    lose_disks,
-                    ..Plan::of_one("", AWS)
-                };
-                let members = fleet::members(&mut sim, &plan);
-                let stop = CancellationToken::new();
-                let lives = fleet::live(members, stop.clone());
-                let user = async {
-                    // A live event beside it.
-                    sim.put("plain", b"live").await;
-                    sim.drained().await;
-                    stop.cancel();
-                };
-                let (fates, ()) = tokio::join!(lives, user);
-                let deaths = fates.iter().flat_map(|fate| &fate.deaths);
-                met.extend(deaths.map(ToString::to_string));
-                let said = complaints(&sim).into_iter();
-                wrong.extend(said.map(|what| format!("{at} {lose_disks} {daemons}: {what}")));
-            });
+            let plan = Plan {
+                daemons,
+                crashes: 2,
+                at: Some(at),
+                lose_disks,
+                ..Plan::of_one("", AWS)
+            };
+            let (deaths, said) =
+                simulate(seed as u64, async |sim| die_and_rewrite(sim, &plan).await);
+            met.extend(deaths);
+            let said = said.into_iter();
+            wrong.extend(said.map(|what| format!("{at} {lose_disks} {daemons}: {what}")));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

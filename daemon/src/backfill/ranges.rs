@@ -22,6 +22,7 @@ use super::report::{Counts, Found, KeyVerdict};
 use super::{BackfillArguments, Finder};
 use crate::clock;
 use crate::manifest::{ManifestReader, ManifestStore};
+use crate::process::ProgressDisplay;
 use crate::reconcile::listing::{KeyRange, PAGE_ENTRIES_MAX, VersionLister};
 use crate::sqs::work_queues::digest_words;
 use crate::verify::keys::{KeyPairs, list_pair};
@@ -331,6 +332,13 @@ impl Cursor {
         left_at
     }
 
+    /// Shows how far it is.
+    pub(super) fn show(&self, display: &mut ProgressDisplay<'_>) {
+        let (done, rate) = (self.ranges_done(), display.rate(self.counts.keys));
+        let line = || self.counts.line((done, self.ranges.len()), rate);
+        display.show(done, self.counts.bar_text(rate), line);
+    }
+
     /// Records that all keys of a range are done up to this one.
     pub(super) fn advance(&mut self, range: usize, key: &str) {
         if let Some(Some(range)) = self.ranges.get_mut(range) {
@@ -346,7 +354,7 @@ impl Cursor {
     }
 
     /// Counts the ranges that are through.
-    pub(super) fn ranges_done(&self) -> usize {
+    fn ranges_done(&self) -> usize {
         self.ranges.iter().filter(|range| range.is_none()).count()
     }
 }

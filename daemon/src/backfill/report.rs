@@ -2,20 +2,18 @@
 //! like the completion reports of S3 Batch Operations.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, IsTerminal as _, Seek as _, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use replicator_core::compare::count_late;
 use replicator_core::failure::Reason;
 use replicator_core::object::{Bucket, Key};
 use replicator_core::plan::{SourceVersion, VersionKind};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use tokio::time::Instant;
+use serde_json::{Value, json};
 
 use super::BackfillArguments;
 use crate::sqs::work_queues::QueueTrouble;
@@ -152,6 +150,24 @@ impl Counts {
                 self.late_keys += u64::from(found.late > 0);
             }
         }
+    }
+
+    /// Writes how far they are, for a bar.
+    pub(super) fn bar_text(&self, keys_per_second: f64) -> String {
+        let Self { keys, sent, .. } = self;
+        format!("{keys} keys, {sent} sent, {keys_per_second:.0} keys/s")
+    }
+
+    /// Writes the same for programs.
+    pub(super) fn line(&self, (done, ranges): (usize, usize), keys_per_second: f64) -> Value {
+        json!({
+            "keys": self.keys,
+            "sent": self.sent,
+            "equal": self.equal,
+            "ranges_done": done,
+            "ranges": ranges,
+            "keys_per_second": keys_per_second.round(),
+        })
     }
 
     /// Counts the keys that are, or were, to be sent.
@@ -481,79 +497,6 @@ impl CompletionReport {
 /// Writes a text as CSV does: <https://www.rfc-editor.org/rfc/rfc4180>
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
-}
-
-/// Shows how far a backfill is: a bar on a terminal, else lines of JSON.
-pub(super) struct ProgressDisplay<'a> {
-    bar: Option<ProgressBar>,
-    /// Where lines go.
-    tell: Box<dyn FnMut(&str) + 'a>,
-    began: Instant,
-    /// When a line was written last, and for how many keys a run had counted when it began.
-    told: Instant,
-    keys_before: u64,
-}
-
-const TOLD_EVERY: Duration = Duration::from_secs(5);
-
-impl<'a> ProgressDisplay<'a> {
-    /// Begins to show a run of so many ranges.
-    pub(super) fn begin(ranges: usize, keys_before: u64, tell: impl FnMut(&str) + 'a) -> Self {
-        let style = ProgressStyle::with_template(
-            "{bar:30} {pos}/{len} ranges, {msg}, {elapsed} so far, {eta} left",
-        );
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = io::stderr()
-            .is_terminal()
-            .then(|| ProgressBar::new(ranges as u64).with_style(style));
-        let now = Instant::now();
-        Self {
-            bar,
-            tell: Box::new(tell),
-            began: now,
-            told: now,
-            keys_before,
-        }
-    }
-
-    /// Shows where it is.
-    pub(super) fn show(&mut self, counts: &Counts, ranges_done: usize, ranges: usize) {
-        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
-        let rate = (counts.keys - self.keys_before) as f64 / seconds;
-        if let Some(bar) = &self.bar {
-            let (keys, sent) = (counts.keys, counts.sent);
-            bar.set_message(format!("{keys} keys, {sent} sent, {rate:.0} keys/s"));
-            bar.set_position(ranges_done as u64);
-            return;
-        }
-        if self.told.elapsed() >= TOLD_EVERY {
-            self.told = Instant::now();
-            let line = json!({
-                "keys": counts.keys,
-                "sent": counts.sent,
-                "equal": counts.equal,
-                "ranges_done": ranges_done,
-                "ranges": ranges,
-                "keys_per_second": rate.round(),
-            });
-            (self.tell)(&line.to_string());
-        }
-    }
-
-    /// Tells of something beside that.
-    pub(super) fn note(&mut self, words: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(words),
-            None => (self.tell)(&json!({ "note": words }).to_string()),
-        }
-    }
-
-    /// Removes the bar: what comes next is the summary.
-    pub(super) fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 #[cfg(test)]

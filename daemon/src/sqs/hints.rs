@@ -188,7 +188,8 @@ impl HintSender {
     fn waiting_words(&self, waiting: u64) -> String {
         let (queue, rule) = (self.queue().name(), &self.rule.id);
         format!(
-            "waits: {waiting} messages are in the queue {queue}, and hints are sent while it has fewer than {WAITING_MAX};              see that a daemon runs and takes them, and that rule {rule:?} is not paused"
+            "waits: {waiting} messages are in the queue {queue}, and hints are sent while it has fewer than \
+             {WAITING_MAX}; see that a daemon runs and takes them, and that rule {rule:?} is not paused"
         )
     }
 

@@ -141,7 +141,7 @@ pub(super) struct Line {
 }
 
 /// What both sides came to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct VerifyReport {
     /// Until when versions count.
     as_of: String,
@@ -257,19 +257,9 @@ impl VerifyReport {
         Self {
             as_of: to_rfc3339(scope.as_of),
             since: scope.starts.get(&scope.rule).copied().map(to_rfc3339),
-            prefix: String::new(),
-            keys: 0,
-            versions: 0,
-            markers: 0,
-            pending: 0,
-            differences: BTreeMap::new(),
-            parked: BTreeMap::new(),
-            skipped: BTreeMap::new(),
-            deep: 0,
-            bytes_not_compared: BTreeMap::new(),
-            repair: None,
             knows_parked: parked_unlisted == Some(0),
             parked_unlisted: parked_unlisted.unwrap_or_default(),
+            ..Self::default()
         }
     }
 
@@ -421,34 +411,8 @@ impl VerifyReport {
 }
 
 impl Verifier<'_> {
-    /// Says why a version is missing, where that is known.
-    pub(super) async fn explain(
-        &self,
-        pair: &Pair,
-        finding: &HistoryDifference,
-    ) -> Result<Option<Explanation>, Failure> {
-        let Some(version) = finding.source.as_ref() else {
-            return Ok(None);
-        };
-        if finding.difference != Difference::Missing {
-            return Ok(None);
-        }
-        let mut entries = pair.source.iter().map(|(entry, _)| entry);
-        let is_object = |entry: &SourceVersion| entry.kind == VersionKind::Object;
-        let entry = entries.find(|entry| entry.version == *version);
-        if entry.is_some_and(is_object)
-            && let Some(entry) = entry
-            && let Some(reason) = self.why_not_eligible(&pair.key, entry).await?
-        {
-            return Ok(Some(Explanation::Skipped(reason)));
-        }
-        let parked = self.parked.as_ref();
-        let reason = parked.and_then(|parked| parked.reason(&pair.key, &version.id));
-        Ok(reason.cloned().map(Explanation::Parked))
-    }
-
     /// Says why the rule does not take an object, if it does not.
-    async fn why_not_eligible(
+    pub(super) async fn why_not_eligible(
         &self,
         key: &Key,
         entry: &SourceVersion,

@@ -448,3 +448,44 @@ fn pick_by_side(side: Side, source: Reason, destination: Reason) -> Reason {
         Side::Destination | Side::Write | Side::Prepare => destination,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::accounts::error::Refusal;
+
+    #[test]
+    fn a_question_is_answered_by_a_service_alone_and_not_by_what_passes() {
+        use RefusalKind::{Absent, Denied, Inapplicable, Refused, Silent, Unimplemented};
+        let own_key = "The object was stored using a form of Server Side Encryption.";
+        let cases = [
+            (403, "AccessDenied", "", Denied),
+            (403, "", "", Silent),
+            (404, "NoSuchBucket", "", Absent),
+            (404, "NoSuchKey", "", Inapplicable),
+            (404, "NoSuchObjectLockConfiguration", "", Inapplicable),
+            (416, "InvalidRange", "", Inapplicable),
+            (403, "InvalidObjectState", "", Inapplicable),
+            (400, "InvalidRequest", own_key, Inapplicable),
+            (400, "InvalidRequest", "", Refused),
+            (400, "NotFoundException", "", Absent),
+            (400, "KMS.NotFoundException", "", Refused),
+            (400, "KMS.DisabledException", "", Refused),
+            (400, "KMS.ThrottlingException", "", Silent),
+            (400, "RequestTimeout", "", Silent),
+            (409, "OperationAborted", "", Silent),
+            (200, "InternalError", "", Silent),
+            (503, "SlowDown", "", Silent),
+            (501, "NotImplemented", "", Unimplemented),
+        ];
+        for (status, code, message, expected) in cases {
+            let refusal = {
+                let text =
+                    format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+                let body = ErrorBody::parse_refusal(status, |_| None, &text);
+                Refusal::from_body(body, None)
+            };
+            assert_eq!(refusal.kind, expected, "{status} {code}");
+        }
+    }
+}

@@ -613,36 +613,6 @@ fn an_answer_that_cannot_be_read_is_no_refusal() {
 }
 
 #[test]
-fn a_question_is_answered_by_a_service_alone_and_not_by_what_passes() {
-    use RefusalKind::{Absent, Denied, Inapplicable, Refused, Silent, Unimplemented};
-    let own_key = "The object was stored using a form of Server Side Encryption.";
-    let cases = [
-        (403, "AccessDenied", "", Denied),
-        (403, "", "", Silent),
-        (404, "NoSuchBucket", "", Absent),
-        (404, "NoSuchKey", "", Inapplicable),
-        (404, "NoSuchObjectLockConfiguration", "", Inapplicable),
-        (416, "InvalidRange", "", Inapplicable),
-        (403, "InvalidObjectState", "", Inapplicable),
-        (400, "InvalidRequest", own_key, Inapplicable),
-        (400, "InvalidRequest", "", Refused),
-        (400, "NotFoundException", "", Absent),
-        (400, "KMS.NotFoundException", "", Refused),
-        (400, "KMS.DisabledException", "", Refused),
-        (400, "KMS.ThrottlingException", "", Silent),
-        (400, "RequestTimeout", "", Silent),
-        (409, "OperationAborted", "", Silent),
-        (200, "InternalError", "", Silent),
-        (503, "SlowDown", "", Silent),
-        (501, "NotImplemented", "", Unimplemented),
-    ];
-    for (status, code, message, expected) in cases {
-        let refusal = Refusal::from_body(coded(status, code, message), None);
-        assert_eq!(refusal.kind, expected, "{status} {code}");
-    }
-}
-
-#[test]
 fn no_refusal_makes_its_parser_panic_or_keeps_a_long_text() {
     let redirect = b"<Error><Code>PermanentRedirect</Code><Message>use another</Message><Endpoint>b.s3.eu-central-1.amazonaws.com</Endpoint></Error>";
     let header = b"<Error><Code>NotImplemented</Code><Message>A header you provided</Message><Header>If-None-Match</Header></Error>";
