@@ -38,7 +38,7 @@ soak:     ## random histories in the simulator, then the binary on LocalStack, S
 	@S3_REPLICATOR_SOAK_SECONDS=$(or $(SECONDS),600) $(PYTHON) deploy/local/stack.py run -- \
 		cargo test --release --workspace --test worlds -- --nocapture soak::
 
-bench:    ## the daemon beside rclone, s3sync, curl and a bare loop of the SDK, about 25 minutes; ARGS=--quick for less
+bench:    ## the daemon beside rclone, s3sync, curl and a bare loop of the SDK, about 35 minutes; ARGS=--quick for less
 	@deploy/local/setup bench
 	@cargo build --release --workspace --quiet
 	@$(PYTHON) tests/bench/run.py --bin $(CARGO_TARGET_DIR)/release --weed $(BUILD_DIR)/venv/bin/weed \
