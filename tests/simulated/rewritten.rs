@@ -316,6 +316,10 @@ fn the_history_at_another_destination_is_left_alone() {
         for (rule, cause) in [
             (fleet::mirrored(""), "has no work queue"),
             ("history = \"latest\"".to_owned(), "no history to rewrite"),
+            (
+                "version_deletes = true".to_owned(),
+                "no history is rewritten",
+            ),
         ] {
             let settings = fleet::settings(&mut sim, &rule, AWS);
             let error = try_run(&sim, &settings, &rewriting()).await.unwrap_err();

@@ -95,6 +95,11 @@ impl HintSender {
                 "rule {id:?} has history = \"latest\", so its replicas have no history to rewrite"
             );
         }
+        // A purge of what is newest would leave what came too late unwritten for good (the model's
+        // `Pa LA R X0`).
+        if self.rule.version_deletes {
+            bail!("rule {id:?} has version_deletes = true, with which no history is rewritten");
+        }
         let is_other =
             |rule: &Rule| rule.enabled && rule.id != *id && rule.source.bucket == source.bucket;
         if self.rule.work_queue.is_none() && rules.iter().any(is_other) {
