@@ -165,7 +165,12 @@ pub fn count_late(wanted: &[&SourceVersion], shown: &[&SourceVersion]) -> usize 
     };
     let there: HashSet<_> = shown.iter().filter_map(content).collect();
     let is_proved = |entry: &&SourceVersion| content(entry).is_some_and(|one| there.contains(&one));
-    let below = match wanted.iter().rposition(&is_proved) {
+    let mut objects = shown
+        .iter()
+        .filter(|entry| entry.kind == VersionKind::Object);
+    let current = objects.next_back().and_then(content);
+    let is_current = |entry: &&SourceVersion| current.is_some() && content(entry) == current;
+    let below = match wanted.iter().rposition(is_current) {
         Some(newest) => newest,
         None if shown.is_empty() => 0,
         None => wanted.len().saturating_sub(1),

@@ -377,5 +377,6 @@ fn only_what_is_below_a_proved_replica_is_late() {
     assert_eq!(count("one two three", ""), 0);
     // Nothing tells what the destination shows.
     assert_eq!(count("one two three", "else"), 2);
+    assert_eq!(count("one two three", "one else"), 1);
     assert_eq!(count("one m", "m"), 1);
 }
