@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use replicator_config::{ApiToken, Invalid, Settings, suggest_nearest};
-use replicator_core::failure::error_chain;
+use replicator_core::failure::{FailureKind, error_chain};
 use replicator_core::object::escape_controls;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -199,6 +199,12 @@ pub(crate) async fn object_status(admin: &Admin, asked: &str) -> Result<ObjectSt
     match found.map_err(|_| unavailable("the buckets take too long to answer"))? {
         Ok(status) => Ok(status),
         Err(Unanswered::Unknown(text)) => Err((StatusCode::NOT_FOUND, text)),
+        // To ask again in a moment brings nothing.
+        Err(Unanswered::Failed(failure))
+            if matches!(failure.kind, FailureKind::NeedsOperator(_)) =>
+        {
+            Err((StatusCode::BAD_GATEWAY, error_chain(&failure)))
+        }
         Err(Unanswered::Failed(failure)) => Err(unavailable(error_chain(&failure))),
     }
 }
