@@ -66,10 +66,12 @@ impl Task {
         }
     }
 
-    /// Says what becomes of versions that are older than what the destination shows.
+    /// Says what becomes of versions that are older than what the destination shows. Beside version
+    /// deletes they are not appended, whatever asks for it (protocol rule 8).
     pub(crate) fn late_versions(&self) -> LateVersions {
         let mut events = self.events.iter();
-        match events.any(|pending| pending.action == EventKind::RewriteHistory) {
+        let is_asked = events.any(|pending| pending.action == EventKind::RewriteHistory);
+        match is_asked && !self.rules.iter().any(|rule| rule.version_deletes) {
             true => LateVersions::Append,
             false => LateVersions::Skip,
         }

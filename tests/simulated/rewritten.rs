@@ -13,7 +13,7 @@ use s3_replicator::failpoint::{Failpoint, Step};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{self, Plan};
-use crate::sim::{ARCHIVE, AWS, MIRROR, QUEUE, SOURCE, Sim, WORK, simulate};
+use crate::sim::{ARCHIVE, AWS, MIRROR, MIRROR_WORK, QUEUE, SOURCE, Sim, WORK, simulate};
 
 /// The world begins half an hour before that.
 const NEW_ONLY: &str = "since = \"2027-01-15T08:30:00Z\"";
@@ -278,6 +278,43 @@ fn a_request_to_rewrite_is_kept_where_its_key_is_parked() {
             daemon.stop().await;
         });
     }
+}
+
+#[test]
+fn no_history_is_rewritten_once_its_rule_has_version_deletes() {
+    simulate(6, async |mut sim| {
+        sim.share();
+        write_versions(&sim).await;
+        let settings = with_late_versions(&mut sim).await;
+        run(&sim, &settings, &rewriting()).await;
+        // The rule is changed before the hints are worked on.
+        let daemon = fleet::lone(&mut sim, "version_deletes = true", AWS).await;
+        sim.drained().await;
+        assert_eq!(KEYS.map(|key| picture(&sim, key)), ["n", "n", "n-"]);
+        daemon.stop().await;
+    });
+}
+
+#[test]
+fn a_request_for_a_key_that_is_elsewhere_now_asks_for_no_rewrite_there() {
+    simulate(7, async |mut sim| {
+        sim.share();
+        write_versions(&sim).await;
+        work_for_both(&mut sim, NEW_ONLY).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        run(&sim, &settings, &rewriting()).await;
+        // The rule does not take the keys any more to where the hints' groups are.
+        let work_queue = format!("work_queue = \"{}\"", sim.sqs.url(MIRROR_WORK));
+        let mirror = fleet::rule_text("mirror", MIRROR, &work_queue);
+        let rules = format!("filter = {{ prefix = \"none/\" }}\n{mirror}");
+        let before = sim.sqs.deleted(MIRROR_WORK).len();
+        let daemon = fleet::lone(&mut sim, &rules, AWS).await;
+        sim.drained().await;
+        daemon.stop().await;
+        assert_eq!(sim.sqs.deleted(MIRROR_WORK).len(), before + KEYS.len());
+        let mirrored = KEYS.map(|key| picture_at(&sim, MIRROR, key));
+        assert_eq!(mirrored, ["n", "n", "n-"]);
+    });
 }
 
 /// Lets a daemon with two destinations work until nothing is left to do.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use replicator_core::event::{self, Event};
 use replicator_core::retry::LANDING;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +50,7 @@ impl Dispatch {
                 .metrics
                 .count_message(message.queue.queue.name(), MessageOutcome::Ignored);
         }
-        let elsewhere = drain_elsewhere(&message, &mut tasks);
+        let elsewhere = drain_elsewhere((&message, &events), &mut tasks);
         if tasks.is_empty() && !elsewhere.is_empty() {
             // The rules have changed since it was routed: its work is at another key now.
             return self
@@ -393,10 +394,18 @@ impl Dispatch {
 }
 
 /// Takes out the tasks that are not of the message's group, and returns the messages that their
-/// work queues would get.
-fn drain_elsewhere(message: &Message, tasks: &mut Vec<Task>) -> Vec<WorkItem> {
+/// work queues would get. A request to rewrite the history of a key that is not among them is not
+/// passed on to others: an event is written as it was read, as by the router.
+fn drain_elsewhere(
+    (message, events): (&Message, &[Event]),
+    tasks: &mut Vec<Task>,
+) -> Vec<WorkItem> {
     let Some(group) = &message.group else {
         return Vec::new();
+    };
+    let body = match events {
+        [event] => event::notification_of(event),
+        _ => message.body.clone(),
     };
     tasks
         .extract_if(.., |task| group_of(&task.target) != *group)
@@ -406,7 +415,7 @@ fn drain_elsewhere(message: &Message, tasks: &mut Vec<Task>) -> Vec<WorkItem> {
                 url: task.rules.primary.work_queue.clone()?,
                 deduplication: digest_words([message.id.as_str(), &other]),
                 group: other,
-                body: message.body.clone(),
+                body: body.clone(),
                 again: message.again,
             })
         })

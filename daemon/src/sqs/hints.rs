@@ -97,8 +97,15 @@ impl HintSender {
         }
         // A purge of what is newest would leave what came too late unwritten for good (the model's
         // `Pa LA R X0`).
-        if self.rule.version_deletes {
-            bail!("rule {id:?} has version_deletes = true, with which no history is rewritten");
+        let deletes = |rule: &&Rule| {
+            let is_there = rule.source == *source && rule.destination == self.rule.destination;
+            rule.enabled && rule.version_deletes && is_there
+        };
+        if let Some(rule) = rules.iter().find(deletes) {
+            bail!(
+                "rule {:?} has version_deletes = true, with which no history is rewritten",
+                rule.id
+            );
         }
         let is_other =
             |rule: &Rule| rule.enabled && rule.id != *id && rule.source.bucket == source.bucket;
