@@ -55,6 +55,10 @@ fn versions_of_which_nothing_is_told_are_counted_and_none_of_them_is_said_to_be_
         assert_eq!(versions.len(), 1);
         assert_eq!(versions[0]["status"], "UNKNOWN");
         assert_eq!(versions[0]["version_id"], ids[3].as_str());
+        let replica = &sim.s3.history(ARCHIVE, "often")[3].version_id;
+        let old = status(&daemon, &format!("{ARCHIVE}/often?versionId={replica}")).await;
+        assert_eq!(old["versions"][0]["status"], "UNKNOWN");
+        assert_eq!(old["versions"][0]["replica_version_id"], replica.as_str());
 
         // One that the source has lost is told of as before.
         sim.purge("often", &ids[0]).await;

@@ -137,14 +137,17 @@ impl VersionedKey<'_> {
         let has_id = |entry: &&SourceVersion| entry.version.id.as_str() == id;
         let original = self.source.iter().find(has_id);
         let is_replica = original.is_none();
-        let entry = original.or_else(|| self.unread.iter().find(has_id))?;
+        let shown = self.shown.iter().map(|shown| &shown.entry);
+        let entry = original.or_else(|| self.unread.iter().chain(shown).find(has_id))?;
         let status = VersionStatus::new(&entry.version, entry.kind);
         Some(match is_replica {
             false => status.unknown("it is older than the versions that are looked at"),
             true => VersionStatus {
                 version_id: None,
                 replica_version_id: Some(id.to_owned()),
-                ..status.unknown("it is older than the destination's versions that are looked at")
+                ..status.unknown(
+                    "nothing is told of it: it is old, or not the newest replica of its original",
+                )
             },
         })
     }
@@ -196,7 +199,7 @@ impl VersionedKey<'_> {
         let id = &entry.version.id;
         let is_about = |task: &&ParkedTask| match &task.version {
             Some(of) => of == id,
-            None => !may_be_unread,
+            None => !may_be_unread && self.refusal(entry).is_none(),
         };
         if let Some(task) = self.records.parked.iter().find(is_about) {
             return VersionStatus {
@@ -382,11 +385,13 @@ impl VersionStatus {
 
 #[cfg(test)]
 mod tests {
-    use replicator_core::object::VersionId;
+    use replicator_core::event::EventKind;
+    use replicator_core::object::{Key, VersionId};
     use replicator_core::stamp::OriginClaim;
     use time::Duration;
 
     use super::*;
+    use crate::ledger::records::TargetKey;
 
     /// Returns a rule that takes everything.
     fn rule() -> Rule {
@@ -437,6 +442,43 @@ mod tests {
             entry: shown,
             claim,
         }
+    }
+
+    #[test]
+    fn what_was_parked_for_all_versions_is_no_reason_for_one_that_no_rule_takes() {
+        let (old, new) = (object("old", 0), object("new", 10));
+        let rule = rule();
+        let mut history = VersionedKey {
+            rules: &[&rule],
+            start: Some(Timestamp::UNIX_EPOCH + Duration::minutes(5)),
+            source: vec![old, new],
+            shown: Vec::new(),
+            unread: Vec::new(),
+            records: KeyRecords::default(),
+        };
+        let (source, target) = (rule.source.clone(), rule.destination.clone());
+        history.records.parked = vec![ParkedTask {
+            target: TargetKey {
+                destination: target,
+                key: Key::try_from("a").unwrap(),
+            },
+            rule: "orders".to_owned(),
+            source,
+            source_key: Key::try_from("a").unwrap(),
+            action: EventKind::Put,
+            version: None,
+            reason: Reason::DstPutObjectNotPermitted,
+            detail: String::new(),
+            since: Timestamp::UNIX_EPOCH,
+            tries: 0,
+            due: None,
+        }];
+        let statuses = history.statuses(10).0.into_iter().map(|one| one.status);
+        let statuses: Vec<ReplicationStatus> = statuses.collect();
+        assert_eq!(
+            statuses,
+            [ReplicationStatus::Failed, ReplicationStatus::Skipped]
+        );
     }
 
     /// Tells of so many versions, oldest first, of which the destination's first so many were not
