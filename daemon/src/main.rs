@@ -19,7 +19,7 @@ use s3_replicator::admin::status::{self, DaemonAddress};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::directory;
 use s3_replicator::pipeline::Role;
-use s3_replicator::process::LogFormat;
+use s3_replicator::process::{LogFormat, build_runtime};
 use s3_replicator::verify::{VerifyOptions, records};
 use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
@@ -401,9 +401,11 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
             let report = match offline {
                 true => check::check_file(&settings, &config),
                 false => {
+                    let runtime = build_runtime()?;
+                    let _entered = runtime.enter();
                     let stopped = process::stop_requested();
                     let asking = check::check_services(&settings, &config, probe, None, stopped);
-                    build_runtime()?.block_on(asking)?
+                    runtime.block_on(asking)?
                 }
             };
             let text = if json { report.json()? } else { report.text() };
@@ -428,6 +430,9 @@ fn execute(Command { config, verb }: Command) -> anyhow::Result<ExitCode> {
 const UNASKED: &str = "--rewrite-history asks before it begins, and there is no terminal: --dry-run says what would be \
      written, and with --yes it is";
 
+const READ_ONCE: &str = "--rewrite-history counts first and asks then, and what comes through a pipe comes once: write it to \
+     a file, or say --yes";
+
 const REWRITTEN: &str = "until the newest of a key is written again, its readers see older versions, or nothing where \
      a delete marker is among them: a moment for small objects, longer for large ones and while writes fail";
 
@@ -437,6 +442,7 @@ fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::
         let _infallible = writeln!(process::Log, "{line}");
     };
     let runtime = build_runtime()?;
+    let _entered = runtime.enter();
     let run = |arguments: &BackfillArguments| {
         let stopped = process::stop_requested();
         runtime.block_on(backfill::backfill(settings, arguments, None, stopped, tell))
@@ -444,6 +450,13 @@ fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::
     if arguments.rewrite_history && !arguments.yes && !arguments.dry_run {
         if !process::has_terminal() {
             bail!("{UNASKED}");
+        }
+        if arguments
+            .from
+            .as_ref()
+            .is_some_and(|from| !from.is_lasting())
+        {
+            bail!("{READ_ONCE}");
         }
         let counted = run(&BackfillArguments {
             dry_run: true,
@@ -460,13 +473,6 @@ fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::
         true => summary.json()?,
         false => summary.text(),
     })
-}
-
-fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
 }
 
 #[allow(

@@ -9,6 +9,7 @@ mod rows;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -110,6 +111,15 @@ impl FromStr for ManifestLocation {
 }
 
 impl ManifestLocation {
+    /// Says whether it can be read more than once, as a pipe cannot.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Input => false,
+            Self::Path(path) => !fs::metadata(path).is_ok_and(|there| !there.is_file()),
+            Self::Object(..) => true,
+        }
+    }
+
     /// Says whether it is a manifest of S3 Inventory, which is called `manifest.json`.
     fn is_inventory(&self) -> bool {
         let name = self.to_string();

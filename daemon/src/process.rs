@@ -82,6 +82,14 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Starts the runtime of a daemon or a command.
+pub fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LogFormat {
@@ -174,12 +182,15 @@ impl Signals {
 }
 
 /// Waits until SIGINT or SIGTERM requests that a command ends; for ever where no signal can be
-/// listened for, which then ends the process at once.
-pub async fn stop_requested() {
-    let Ok(mut signals) = Signals::new() else {
-        return std::future::pending().await;
-    };
-    while signals.next().await != Request::Stop {}
+/// listened for, which then ends the process at once. Requests count from this call on.
+pub fn stop_requested() -> impl Future<Output = ()> {
+    let signals = Signals::new();
+    async {
+        let Ok(mut signals) = signals else {
+            return std::future::pending().await;
+        };
+        while signals.next().await != Request::Stop {}
+    }
 }
 
 /// Says whether a question can be asked, and answered, on a terminal.
