@@ -38,6 +38,8 @@ pub(crate) struct RefusedKey {
     pub(crate) target: String,
     /// Its versions, or as far as is known the newest of too many.
     source: Vec<SourceVersion>,
+    /// Whether there are too many of these.
+    is_cut: bool,
     pub(crate) reason: Reason,
     /// The reason, and at which side there is one.
     pub(crate) detail: String,
@@ -224,6 +226,7 @@ impl ListedKey {
             target: rule.rewrite_start(key.as_str()),
             key,
             source: source.entries,
+            is_cut: source.is_cut,
             reason,
             detail: format!("{reason}{detail}"),
         })
@@ -240,7 +243,7 @@ impl ListedKey {
     pub(crate) fn is_absent(&self) -> bool {
         match self {
             Self::Pair(pair) => pair.source.is_empty(),
-            Self::Refused(refused) => !refused.is_crowded() && refused.source.is_empty(),
+            Self::Refused(refused) => !refused.is_cut && refused.source.is_empty(),
         }
     }
 }
@@ -266,7 +269,7 @@ impl RefusedKey {
     /// start are known not to be.
     pub(crate) fn is_in_scope(&self, scope: &RuleScope) -> bool {
         let candidates = scope.candidates(&self.key);
-        if !self.is_crowded() {
+        if !self.is_cut {
             let scopes = { self.source.iter() }.map(|entry| scope.of_entry(entry, &candidates));
             return { scopes }.any(|scope| scope == VersionScope::Wanted);
         }
