@@ -185,7 +185,9 @@ impl Forgetting {
     /// Goes through the keys that the ledger has of a rule, and returns how many were forgotten.
     async fn sweep(&self, rules: &Ruleset, rule: &Rule) -> Result<u64, Failure> {
         let (mut after, mut forgotten) = (None, 0);
-        while let Some(page) = run_blocking(|| self.read_page(rule, after.as_ref()))? {
+        while self.is_at_work(rule)
+            && let Some(page) = run_blocking(|| self.read_page(rule, after.as_ref()))?
+        {
             for key in self.unlisted(rule, page.idle).await? {
                 let destination = rule.destination.clone();
                 let target = TargetKey { destination, key };
