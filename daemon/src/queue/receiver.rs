@@ -78,8 +78,13 @@ impl PauseGate {
     }
 }
 
-// How soon a poll follows after the destination answers again, or a rule is resumed.
+// How soon a poll follows after the destination answers again, a rule is resumed, or a work queue
+// has been empty.
 const CHECKED_EVERY: Duration = Duration::from_secs(1);
+
+// Hints alone keep a work queue busy for less than that between two looks; longer waits in it double
+// up to the second.
+const FIRST_LOOK_AFTER: Duration = Duration::from_millis(20);
 
 impl PollGate {
     /// Bounds a queue of events.
@@ -242,7 +247,7 @@ impl Receiver {
     /// seconds behind.
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html>
     async fn wait_until_empty(&self, work_queue: &QueueAccess) {
-        loop {
+        for looks in 0.. {
             match work_queue.count_waiting().await {
                 Ok(0) => return self.poll.poll_succeeded(),
                 Ok(messages) => self.poll.poll_yields(work_queue.queue.name(), messages),
@@ -254,7 +259,8 @@ impl Receiver {
                     );
                 }
             }
-            tokio::time::sleep(CHECKED_EVERY).await;
+            let pause = retry::doubled(FIRST_LOOK_AFTER, looks, CHECKED_EVERY);
+            tokio::time::sleep(pause).await;
         }
     }
 
