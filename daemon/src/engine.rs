@@ -61,6 +61,9 @@ pub(crate) struct Engine {
     /// Sources that keep no versions, and about which that was logged.
     pub(crate) unversioned_sources: TtlSet,
     pub(crate) histories: Batchers<SharedHistory>,
+    pub(crate) absences: Batchers<SharedHistory>,
+    /// Destinations whose lists serve too few of the keys that wait.
+    pub(crate) sparse: TtlSet,
 }
 
 /// What a copy was let in for.
@@ -79,13 +82,17 @@ pub(crate) struct TtlSet {
     seen: Mutex<HashMap<BucketRef, Instant>>,
 }
 
-/// What a list of a source has of one key.
+/// What a list for many keys has of one key.
 #[derive(Debug, Clone)]
 pub(crate) enum SharedHistory {
     /// Its history, newest first.
     Whole(Vec<SourceVersion>),
-    /// Not all of it, or it cannot tell: the key has to be listed alone.
-    Nothing,
+    /// No entry.
+    Absent,
+    /// Not all of it, or it cannot tell: the key has to be read alone.
+    Unknown,
+    /// As `Unknown`, because the keys that waited lie too far apart.
+    Sparse,
     /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,
 }
@@ -96,6 +103,9 @@ const BUCKET_CHECKED_EVERY: Duration = Duration::from_secs(300);
 
 // A warning that holds for all keys of a destination is logged once in this time.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
+
+// Keys come in runs: so long the next ones are far apart too.
+const SPARSE_FOR: Duration = Duration::from_secs(60);
 
 impl Engine {
     pub(crate) fn new(
@@ -134,6 +144,8 @@ impl Engine {
             unlistable_uploads: TtlSet::new(LOGGED_EVERY),
             unversioned_sources: TtlSet::new(LOGGED_EVERY),
             histories: Batchers::default(),
+            absences: Batchers::default(),
+            sparse: TtlSet::new(SPARSE_FOR),
         }
     }
 

@@ -113,6 +113,55 @@ fn a_new_object_costs_no_list_of_a_destination_that_does_not_tell_markers() {
     });
 }
 
+/// Returns how many HEADs and lists of a destination that ignores conditions forty new objects
+/// cost, whose keys are so many others apart there.
+async fn reads_without_conditions(sim: &mut Sim, apart: usize) -> (usize, usize) {
+    sim.s3.set_traits(Traits {
+        put_conditions: Conditions::Ignored,
+        ..Traits::aws()
+    });
+    sim.post_everything();
+    for number in 0..40 * apart {
+        let other = sim.user().put_object().bucket(ARCHIVE);
+        let other = other.key(format!("{number:05}-other"));
+        other.send().await.unwrap();
+    }
+    for number in 0..40 {
+        sim.put(&format!("{:05}", number * apart.max(1)), b"one")
+            .await;
+    }
+    let daemon = fleet::lone(sim, "", NOT_AWS).await;
+    sim.drained().await;
+    daemon.stop().await;
+    let count = |operation: &str| {
+        let is_read = |entry: &Entry| {
+            entry.call.operation == operation
+                && entry.client == "daemon-0"
+                && entry.call.bucket.as_deref() == Some(ARCHIVE)
+        };
+        sim.net.journal().select(is_read).len()
+    };
+    assert_eq!(writes(sim), 40 + 40 * apart);
+    (count("HeadObject"), count("ListObjectVersions"))
+}
+
+#[test]
+fn where_conditions_are_ignored_neighbours_share_a_list_of_the_destination() {
+    simulate(8, async |mut sim| {
+        let (heads, lists) = reads_without_conditions(&mut sim, 0).await;
+        assert!(heads <= 20 && lists <= 4, "{heads} HEADs, {lists} lists");
+        assert_eq!(judge(&sim, Expect::EXACT), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn where_conditions_are_ignored_keys_far_apart_are_read_one_by_one() {
+    simulate(9, async |mut sim| {
+        let (heads, lists) = reads_without_conditions(&mut sim, 30).await;
+        assert!(lists <= 2, "{heads} HEADs, {lists} lists");
+    });
+}
+
 #[test]
 fn a_daemon_that_lost_its_ledger_writes_nothing_twice() {
     for (account, put_conditions) in [(AWS, Conditions::Honoured), (NOT_AWS, Conditions::Ignored)] {

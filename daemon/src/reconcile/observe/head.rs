@@ -80,6 +80,9 @@ pub(in crate::reconcile) async fn read_current(
     {
         return Ok(HeadResult::hidden_by(entry, None));
     }
+    if likely == Expected::New && listing::is_unlisted(cx).await? {
+        return Ok(HeadResult::guessed());
+    }
     let head = cx.head(Side::Destination).leaving_404();
     let refusal = match access.wire.send(head).await {
         Ok(answer) => return object(&answer.into_head(), cx.task),

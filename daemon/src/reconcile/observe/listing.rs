@@ -31,10 +31,25 @@ pub(crate) use page::{KeyHistory, KeyRange, KeyStream, PAGE_ENTRIES_MAX, Version
 pub(in crate::reconcile) async fn of_source(
     cx: Context<'_>,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    match shared_history(cx).await? {
-        Some(history) => Ok(history),
-        None => list_history(cx, Side::Source).await,
+    // Of what an event names a list that has nothing may lag.
+    if let SharedHistory::Whole(history) = shared_history(cx, Side::Source).await? {
+        return Ok(history);
     }
+    list_history(cx, Side::Source).await
+}
+
+/// Says whether a list of the destination shows nothing of a task's key. It is read for many
+/// neighbours that wait, as a list costs more than a few HEADs.
+pub(in crate::reconcile) async fn is_unlisted(cx: Context<'_>) -> Result<bool, Failure> {
+    let place = &cx.task.target.destination;
+    if cx.engine.sparse.seen_recently(place) {
+        return Ok(false);
+    }
+    let shared = shared_history(cx, Side::Destination).await?;
+    if matches!(shared, SharedHistory::Sparse) {
+        cx.engine.sparse.mark_seen(place);
+    }
+    Ok(matches!(shared, SharedHistory::Absent))
 }
 
 /// Lists a key's versions and delete markers, newest first. A list that contradicts itself is read
@@ -289,50 +304,58 @@ impl VersionLister<'_> {
     }
 }
 
-/// Lists the source's history of a task's key together with those of its neighbours. It begins
-/// after this is called, so after the destination was read (protocol rule 3).
-async fn shared_history(cx: Context<'_>) -> Result<Option<Vec<SourceVersion>>, Failure> {
-    let source = &cx.task.source;
-    let (access, bucket, metrics) = (
-        cx.source.clone(),
-        source.bucket.clone(),
-        cx.engine.metrics.clone(),
-    );
-    let together = cx.engine.histories.at(source);
-    let answer = together.ask_together(cx.task.source_key.clone(), move |keys| {
+/// Lists the history of a task's key together with those of its neighbours. The list begins after
+/// this is called; that of the source therefore after the destination was read (protocol rule 3).
+async fn shared_history(cx: Context<'_>, side: Side) -> Result<SharedHistory, Failure> {
+    let (access, bucket, key) = cx.at(side);
+    let (access, bucket) = (access.clone(), bucket.clone());
+    let metrics = cx.engine.metrics.clone();
+    let (together, throttled) = match side {
+        Side::Source => (cx.engine.histories.at(&cx.task.source), Dependency::Source),
+        Side::Destination | Side::Write | Side::Prepare => (
+            cx.engine.absences.at(&cx.task.target.destination),
+            Dependency::Destination,
+        ),
+    };
+    let answer = together.ask_together(key.clone(), move |keys| {
         let (access, bucket, metrics) = (access.clone(), bucket.clone(), metrics.clone());
         async move {
-            let listed =
-                tokio::time::timeout(HISTORIES_TIMEOUT, histories(&access, &bucket, &keys));
-            // A key that gets nothing from it is listed alone, and only the task of the key that
+            let place = (&access, side, &bucket);
+            let listed = tokio::time::timeout(HISTORIES_TIMEOUT, histories(place, &keys));
+            // A key that gets nothing from it is read alone, and only the task of the key that
             // caused a panic panics then.
             let answer = contain_task(&metrics, listed)
                 .await
                 .ok()
                 .and_then(Result::ok);
-            answer.unwrap_or_else(|| vec![SharedHistory::Nothing; keys.len()])
+            answer.unwrap_or_else(|| vec![SharedHistory::Unknown; keys.len()])
         }
         .boxed()
     });
     match answer.await {
-        Some(SharedHistory::Whole(history)) => Ok(Some(history)),
-        Some(SharedHistory::Nothing) | None => Ok(None),
         Some(SharedHistory::Throttled) => {
-            Err(Failure::new(FailureKind::Throttled, DURING).of(Dependency::Source))
+            Err(Failure::new(FailureKind::Throttled, DURING).of(throttled))
         }
+        answer => Ok(answer.unwrap_or(SharedHistory::Unknown)),
     }
 }
 
-/// Lists what the source has of the keys, in a few pages at most: what lies before the first key
-/// that a page does not serve is skipped. A key of which a page has not all is listed alone.
-async fn histories(access: &AccountClients, bucket: &Bucket, keys: &[Key]) -> Vec<SharedHistory> {
+/// Lists what a bucket has of the keys, in a few pages at most: what lies before the first key that
+/// a page does not serve is skipped. A key of which a page has not all is read alone.
+async fn histories(
+    (access, side, bucket): (&AccountClients, Side, &Bucket),
+    keys: &[Key],
+) -> Vec<SharedHistory> {
     let mut sorted: Vec<&Key> = keys.iter().collect();
     sorted.sort_unstable();
     sorted.dedup();
-    let mut found: HashMap<&Key, Vec<SourceVersion>> = HashMap::new();
-    let (mut rest, mut otherwise) = (sorted.as_slice(), SharedHistory::Nothing);
+    let mut found: HashMap<&Key, SharedHistory> = HashMap::new();
+    let (mut rest, mut otherwise) = (sorted.as_slice(), SharedHistory::Unknown);
+    if side != Side::Source && sorted.len() < NEIGHBOURS_MIN {
+        return vec![otherwise; keys.len()];
+    }
     for nth in 1..=SHARED_PAGES_MAX {
-        let page = match read_page_from(access, bucket, rest, nth).await {
+        let page = match read_page_from((access, side, bucket), rest, nth).await {
             Ok(Some(page)) => page,
             Err(failure) if failure.kind == FailureKind::Throttled => {
                 otherwise = SharedHistory::Throttled;
@@ -350,19 +373,31 @@ async fn histories(access: &AccountClients, bucket: &Bucket, keys: &[Key]) -> Ve
             entries.entry(key).or_default().push(listed);
         }
         for key in served {
-            let listed = entries.remove(*key).unwrap_or_default();
-            found.extend(history_of(listed, is_interleaved).map(|history| (*key, history)));
+            let shared = entries
+                .remove(*key)
+                .map_or(SharedHistory::Absent, |listed| {
+                    history_of(listed, is_interleaved)
+                        .map_or(SharedHistory::Unknown, SharedHistory::Whole)
+                });
+            found.insert(*key, shared);
+        }
+        if rest.is_empty() {
+            break;
         }
         // Far apart: each alone costs less than pages full of others. One key may be far from all
         // others, a late one.
-        let is_sparse = nth > 1 && (sorted.len() - rest.len()) * SPARSE < sorted.len();
-        if rest.is_empty() || is_sparse {
+        let served = sorted.len() - rest.len();
+        let is_sparse = match side {
+            Side::Source => nth > 1 && served * SPARSE < sorted.len(),
+            Side::Destination | Side::Write | Side::Prepare => served * 2 < sorted.len(),
+        };
+        if is_sparse {
+            otherwise = SharedHistory::Sparse;
             break;
         }
     }
-    let of_key = |key| found.get(key).cloned().map(SharedHistory::Whole);
     keys.iter()
-        .map(|key| of_key(key).unwrap_or_else(|| otherwise.clone()))
+        .map(|key| found.get(key).unwrap_or(&otherwise).clone())
         .collect()
 }
 
@@ -372,6 +407,9 @@ const HISTORIES_TIMEOUT: Duration = Duration::from_secs(20);
 // Of a bucket whose keys lie so far apart that a page serves fewer than one in so many, the others
 // are listed alone.
 const SPARSE: usize = 8;
+// Vendors charge for a list what ten HEADs cost, and a message batch has ten:
+// https://www.backblaze.com/cloud-storage/transaction-pricing
+const NEIGHBOURS_MIN: usize = 8;
 const SHARED_PAGES_MAX: u32 = 4;
 // Some servers read a file for each entry (SeaweedFS 4.48: 0.1 to 0.2 ms of CPU), so a page too
 // long costs more than another page.
@@ -382,8 +420,7 @@ const ENTRIES_A_KEY_LATER: u32 = 2;
 
 /// Reads the page that begins with the first of the keys; none where no list can begin there.
 async fn read_page_from(
-    access: &AccountClients,
-    bucket: &Bucket,
+    (access, side, bucket): (&AccountClients, Side, &Bucket),
     keys: &[&Key],
     nth: u32,
 ) -> Result<Option<VersionPage>, Failure> {
@@ -394,7 +431,7 @@ async fn read_page_from(
     let is_alone = first == last;
     let listing = VersionLister {
         access,
-        side: Side::Source,
+        side,
         bucket,
         prefix,
     };
@@ -423,7 +460,7 @@ async fn read_page_from(
 }
 
 /// Returns a key's history; none where only the server can tell the order of its versions and
-/// markers, where the page contradicts itself, or has nothing of it.
+/// markers, or where the page contradicts itself.
 fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVersion>> {
     // A server that lists versions and markers apart has them in order where their times leave no
     // other.
@@ -431,7 +468,7 @@ fn history_of(entries: Vec<Listed>, is_interleaved: bool) -> Option<Vec<SourceVe
         above.entry.kind == below.entry.kind || above.time - below.time > CLOCK_STEP
     };
     let is_ordered = is_interleaved || entries.iter().zip(entries.iter().skip(1)).all(is_told);
-    let is_plain = is_ordered && !entries.is_empty() && find_doubt(&entries).is_none();
+    let is_plain = is_ordered && find_doubt(&entries).is_none();
     is_plain.then(|| as_listed(entries))
 }
 
