@@ -9,7 +9,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -70,6 +70,11 @@ struct Case<'a> {
     source_shown: Vec<Shown>,
     replicas: Vec<Arc<Entry>>,
     replicas_now: BTreeSet<String>,
+    /// Where each of the source's versions stands. Judges ask for every pair of a history's entries,
+    /// so that a search would take the cube of its length.
+    places: HashMap<String, usize>,
+    /// The place of each replica's original.
+    origins: Vec<Option<usize>>,
     /// When which version of either side was deleted permanently.
     removed: &'a BTreeMap<String, SystemTime>,
 }
@@ -88,34 +93,7 @@ pub(crate) fn judge_at(sim: &Sim, destination: &str, expect: Expect) -> Vec<Stri
         .flat_map(|bucket| sim.s3.keys_ever(bucket))
         .collect();
     for key in &keys {
-        let now = |bucket| {
-            sim.s3
-                .history(bucket, key)
-                .iter()
-                .map(|entry| entry.version_id.clone())
-                .collect()
-        };
-        let in_scope = |entry: &Entry| expect.markers || !entry.is_marker();
-        let case = Case {
-            key,
-            expect,
-            source: sim
-                .s3
-                .ever(SOURCE, key)
-                .into_iter()
-                .filter(|entry| in_scope(entry))
-                .collect(),
-            source_now: now(SOURCE),
-            source_shown: sim
-                .s3
-                .shown(SOURCE, key)
-                .into_iter()
-                .filter(|state| state.current.as_deref().is_none_or(in_scope))
-                .collect(),
-            replicas: sim.s3.ever(destination, key),
-            replicas_now: now(destination),
-            removed: &removed,
-        };
+        let case = Case::of(sim, destination, key, expect, &removed);
         let shown = sim.s3.shown(destination, key);
         let mut said = Vec::new();
         history::judge(&case, &mut said);
@@ -142,16 +120,60 @@ fn removed(sim: &Sim) -> BTreeMap<String, SystemTime> {
     removed
 }
 
+impl<'a> Case<'a> {
+    fn of(
+        sim: &Sim,
+        destination: &str,
+        key: &'a str,
+        expect: Expect,
+        removed: &'a BTreeMap<String, SystemTime>,
+    ) -> Self {
+        let now = |bucket| {
+            let history = sim.s3.history(bucket, key);
+            history
+                .iter()
+                .map(|entry| entry.version_id.clone())
+                .collect()
+        };
+        let in_scope = |entry: &Entry| expect.markers || !entry.is_marker();
+        let mut source = sim.s3.ever(SOURCE, key);
+        source.retain(|entry| in_scope(entry));
+        let mut source_shown = sim.s3.shown(SOURCE, key);
+        source_shown.retain(|state| state.current.as_deref().is_none_or(in_scope));
+        let mut places = HashMap::new();
+        for (place, entry) in source.iter().enumerate() {
+            let _first = places.entry(entry.version_id.clone()).or_insert(place);
+        }
+        let mut case = Self {
+            key,
+            expect,
+            source,
+            source_now: now(SOURCE),
+            source_shown,
+            replicas: sim.s3.ever(destination, key),
+            replicas_now: now(destination),
+            places,
+            origins: Vec::new(),
+            removed,
+        };
+        case.origins = case
+            .replicas
+            .iter()
+            .map(|replica| case.origin(replica))
+            .collect();
+        case
+    }
+}
+
 impl Case<'_> {
-    /// Finds the source entry that a replica is of, by its place in the source's order.
+    /// Finds the source entry that an entry of the destination is of, by its place in the source's
+    /// order.
     fn origin(&self, replica: &Entry) -> Option<usize> {
         let object = replica.object.as_ref()?;
         match object.user(STAMP) {
             Some(stamp) if stamp.starts_with("1;") => {
                 let version = stamp.split(';').nth(2)?;
-                self.source
-                    .iter()
-                    .position(|entry| entry.version_id == version)
+                self.places.get(version).copied()
             }
             // A compact stamp: the one with the same content, of which the workload makes no
             // second.

@@ -400,9 +400,9 @@ impl Fake {
 
     /// Everything a key ever showed, in the order of the requests that changed it.
     pub fn shown(&self, bucket: &str, key: &str) -> Vec<Shown> {
-        let of_key = |shown: &&Shown| shown.bucket == bucket && shown.key == key;
-        self.shared
-            .locked(|state| state.shown.iter().filter(of_key).cloned().collect())
+        let shown =
+            |state: &mut State| Some(state.buckets.get(bucket)?.keys.get(key)?.shown.clone());
+        self.shared.locked(shown).unwrap_or_default()
     }
 
     /// An entry, though it may be removed by now.

@@ -24,18 +24,16 @@ pub(super) fn judge(case: &Case<'_>, wrong: &mut Vec<String>) {
 
 /// Lists what the destination still holds, each object with the place of its original.
 fn kept<'a>(case: &'a Case<'_>) -> Vec<(&'a Entry, Option<usize>)> {
-    let still = |entry: &&Arc<Entry>| case.is_kept(entry);
-    case.replicas
-        .iter()
-        .filter(still)
-        .map(|entry| (&**entry, case.origin(entry)))
+    let all = case.replicas.iter().zip(&case.origins);
+    all.filter(|(entry, _)| case.is_kept(entry))
+        .map(|(entry, origin)| (&**entry, *origin))
         .collect()
 }
 
 /// Judges all that ever was shown, also what was removed since.
 fn equality(case: &Case<'_>, wrong: &mut Vec<String>) {
-    for entry in &case.replicas {
-        if let Some(place) = case.origin(entry) {
+    for (entry, origin) in case.replicas.iter().zip(&case.origins) {
+        if let Some(place) = *origin {
             equal(&case.source[place], entry, place, wrong);
         }
     }
@@ -96,7 +94,7 @@ pub(super) fn is_untold(case: &Case<'_>, below: usize, above: usize, written: Sy
             .ok()
     };
     let came_later = |at: usize| case.replicas[at].landed > lower.landed;
-    let is_of_above = |at: &usize| case.origin(&case.replicas[*at]) == Some(above);
+    let is_of_above = |at: &usize| case.origins[*at] == Some(above);
     let is_after_both = (0..case.replicas.len()).filter(is_of_above).any(came_later);
     let is_gone = case
         .removed
@@ -136,7 +134,7 @@ fn is_late(case: &Case<'_>, place: usize) -> bool {
     let is_newer = |at: usize| at > place && case.source[at].landed < landed;
     let is_of_newer = |at: usize| match case.replicas[at].is_marker() {
         true => markers::span(case, at).any(|at| is_newer(at) && case.source[at].is_marker()),
-        false => case.origin(&case.replicas[at]).is_some_and(is_newer),
+        false => case.origins[at].is_some_and(is_newer),
     };
     let in_time = |at: usize| case.replicas[at].landed <= landed + PLAN_AGE_MAX;
     // A marker over nothing is replicated by nothing.
@@ -253,9 +251,7 @@ fn removals(case: &Case<'_>, wrong: &mut Vec<String>) {
         let is_lost = match entry.is_marker() {
             true => markers::span(case, at)
                 .any(|place| case.source[place].is_marker() && case.had_lost(place, by)),
-            false => case
-                .origin(entry)
-                .is_some_and(|place| case.had_lost(place, by)),
+            false => case.origins[at].is_some_and(|place| case.had_lost(place, by)),
         };
         if !case.expect.version_deletes {
             wrong.push(format!("safe deletes: {} was removed", case.name(entry)));

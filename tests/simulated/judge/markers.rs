@@ -149,13 +149,8 @@ fn missing(case: &Case<'_>, kept: &[(&Entry, Option<usize>)], wrong: &mut Vec<St
 /// Lists the places of the source that a marker of the destination can stand for: above the object
 /// below it, and below the one above.
 pub(super) fn span(case: &Case<'_>, at: usize) -> Range<usize> {
-    let below = case.replicas[..at]
-        .iter()
-        .rev()
-        .find_map(|entry| case.origin(entry));
-    let above = case.replicas[at..]
-        .iter()
-        .find_map(|entry| case.origin(entry));
+    let below = case.origins[..at].iter().rev().find_map(|origin| *origin);
+    let above = case.origins[at..].iter().find_map(|origin| *origin);
     let from = below.map_or(0, |below| below + 1);
     // An object that was written once more stands on both sides.
     from..above

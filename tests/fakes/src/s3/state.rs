@@ -30,7 +30,6 @@ pub(super) struct State {
     pub(super) buckets: BTreeMap<String, Bucket>,
     /// Every entry there ever was, as it was last.
     pub(super) entries: BTreeMap<EntryId, Arc<Entry>>,
-    pub(super) shown: Vec<Shown>,
     pub(super) ended: Vec<EndedUpload>,
     /// Events that go out when the lock is free.
     pub(super) outbox: Vec<(Sink, String)>,
@@ -55,6 +54,8 @@ pub(super) struct History {
     pub(super) entries: Vec<Arc<Entry>>,
     /// All that ever were among them.
     pub(super) ever: Vec<EntryId>,
+    /// What it showed after each request that changed it.
+    pub(super) shown: Vec<Shown>,
     /// The rank of the last DELETE that took something from sight.
     pub(super) deleted: u64,
 }
@@ -125,7 +126,6 @@ impl State {
             key_ring,
             buckets: BTreeMap::new(),
             entries: BTreeMap::new(),
-            shown: Vec::new(),
             ended: Vec::new(),
             outbox: Vec::new(),
             sequence: 0,
@@ -318,18 +318,19 @@ impl State {
     }
 
     fn record(&mut self, place: &Place, touched: &Arc<Entry>, deed: &Deed<'_>) {
-        let bucket = self.buckets.get(&place.bucket);
-        self.shown.push(Shown {
-            at: self.clock.now(),
-            bucket: place.bucket.clone(),
-            key: place.key.clone(),
-            current: bucket
-                .and_then(|bucket| bucket.current(&place.key))
-                .cloned(),
-            touched: Arc::clone(touched),
-            cause: deed.cause,
-            caller: deed.call.caller.clone(),
-        });
+        let at = self.clock.now();
+        let bucket = self.buckets.get_mut(&place.bucket);
+        if let Some(history) = bucket.and_then(|bucket| bucket.keys.get_mut(&place.key)) {
+            history.shown.push(Shown {
+                at,
+                bucket: place.bucket.clone(),
+                key: place.key.clone(),
+                current: history.entries.last().cloned(),
+                touched: Arc::clone(touched),
+                cause: deed.cause,
+                caller: deed.call.caller.clone(),
+            });
+        }
     }
 }
 
