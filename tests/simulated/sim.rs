@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
@@ -143,6 +144,9 @@ impl Sim {
             .time_source(SharedTimeSource::new(Time(self.clock.clone())))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            // It looks ten times a second at what is sent, and the fakes take a body at once: a
+            // poll of a queue would cost 200 jumps of time and prove nothing.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build()
     }
 
