@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{self, Fate, Plan};
 use crate::judge::{self, Expect};
 use crate::post::{Manners, Post};
-use crate::sim::{ARCHIVE, AWS, MIRROR, NOT_AWS, QUEUE, QUEUES, Sim, simulate};
+use crate::sim::{ARCHIVE, AWS, DEAD, MIRROR, NOT_AWS, QUEUE, QUEUES, Sim, simulate};
 use crate::workload::{self, Shape, User};
 
 /// Everything that is decided before it begins.
@@ -273,13 +273,7 @@ impl Story {
             sim.sqs.quirks(queue, Quirks::default());
             sim.sqs.settings(queue, Settings::default());
         }
-        let may_be_parked = self.denied || troubles::park(sim.net.faults());
-        let quiet = if may_be_parked {
-            fleet::TRIED_WITHIN
-        } else {
-            QUIET
-        };
-        settled(sim, quiet).await
+        settled(sim).await
     }
 
     /// How likely a fault strikes.
@@ -312,8 +306,9 @@ impl Story {
     }
 }
 
-/// Waits until the queue has been empty, and no daemon at work, for a while.
-async fn settled(sim: &Sim, quiet: Duration) -> bool {
+/// Waits until the queue has been empty, and no daemon at work, for a while: for as long as a task
+/// may wait for its next try, if any was parked.
+async fn settled(sim: &Sim) -> bool {
     let began = tokio::time::Instant::now();
     let (mut quiet_since, mut seen) = (began, 0);
     while began.elapsed() < PATIENCE {
@@ -326,7 +321,14 @@ async fn settled(sim: &Sim, quiet: Duration) -> bool {
         seen = journal.len();
         if works || sim.waiting() > 0 {
             quiet_since = tokio::time::Instant::now();
-        } else if quiet_since.elapsed() > quiet {
+            continue;
+        }
+        // A task is parked once its message is there.
+        let quiet = match sim.sqs.messages(DEAD).is_empty() {
+            true => QUIET,
+            false => fleet::TRIED_WITHIN,
+        };
+        if quiet_since.elapsed() > quiet {
             return true;
         }
     }

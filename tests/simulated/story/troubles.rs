@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replicator_fakes::faults::{Effect, Faults, Place};
+use replicator_fakes::faults::{Effect, Place};
 use replicator_fakes::journal::Service;
 use replicator_fakes::sqs::Quirks;
 
@@ -194,11 +194,6 @@ fn lands(status: u16, code: &'static str) -> Effect {
         code,
         lands: true,
     }
-}
-
-/// Says whether something struck that leaves tasks parked.
-pub(super) fn park(faults: &Faults) -> bool {
-    parking().iter().any(|(what, ..)| faults.hits(what) > 0)
 }
 
 /// Draws what a queue does to its messages; half of them do nothing but what is drawn apart.
