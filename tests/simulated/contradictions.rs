@@ -170,6 +170,10 @@ async fn play(
     sim.s3.set_traits(traits.clone());
     sim.post_everything();
     let daemon = fleet::lone(&mut sim, "", account).await;
+    // Large bodies are what takes time here, and the second time they meet what the first did.
+    if seed == 0 {
+        meet_every_condition(&sim).await;
+    }
     work(&sim, seed).await;
     sim.drained().await;
     let parked = daemon.status().await.unwrap().parked;
@@ -209,6 +213,9 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
                 fleet::lone(&mut sim, "", NOT_AWS).await,
                 fleet::nth(&mut sim, "", NOT_AWS, 1).await,
             ];
+            if seed == 0 {
+                meet_every_condition(&sim).await;
+            }
             work(&sim, seed).await;
             sim.drained().await;
             for daemon in daemons {
@@ -230,9 +237,9 @@ fn without_conditional_deletes_two_daemons_remove_nothing_and_end_with_what_is_c
     }
 }
 
-/// Does in the source what this seed says, after what meets every condition there is: an object in
-/// one piece and one in parts, over a delete marker and over each other.
-async fn work(sim: &Sim, seed: u64) {
+/// Does in the source what meets every condition there is: an object in one piece and one in parts,
+/// over a delete marker and over each other.
+async fn meet_every_condition(sim: &Sim) {
     let put = |bytes: usize| {
         let put = sim.user().put_object().bucket(SOURCE).key("first");
         put.body(ByteStream::from(vec![1; bytes])).send()
@@ -245,6 +252,10 @@ async fn work(sim: &Sim, seed: u64) {
             sim.delete("first").await;
         }
     }
+}
+
+/// Does in the source what this seed says.
+async fn work(sim: &Sim, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut user = User::new(sim.user());
     let shape = Shape {

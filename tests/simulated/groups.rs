@@ -251,8 +251,8 @@ fn what_fails_for_its_own_sake_is_parked_though_no_daemon_lives_long_enough_to_c
             let daemon = fleet::nth(&mut sim, "", AWS, number % 2).await;
             // Others get on, so it is for its own sake. What is parked is tried again soon at first.
             let mut is_parked = false;
-            for _ in 0..30 {
-                sim.put("well", b"one").await;
+            for other in 0..30 {
+                sim.put(&format!("well-{number}-{other}"), b"one").await;
                 sim.pass(Duration::from_secs(30)).await;
                 is_parked |= !daemon.status().await.unwrap().parked.is_empty();
             }

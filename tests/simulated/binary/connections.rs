@@ -14,13 +14,13 @@ use crate::sim::{ARCHIVE, Sim};
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_come_one_after_the_other_share_a_few_connections() {
     // Polls, deletions, and one each for what a key asks of both sides; the rest is for chance.
-    let opened = connections(100, 1, 1).await;
+    let opened = connections(30, 1, 1).await;
     assert!(opened <= 16, "{opened} connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_objects_at_once_open_no_more_connections_than_there_are_tasks() {
-    let opened = connections(2, 100, 10).await;
+    let opened = connections(2, 100, 4).await;
     assert!(opened <= 2 * TASKS + 16, "{opened} connections");
 }
 
