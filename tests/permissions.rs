@@ -60,7 +60,7 @@ async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &s
         "a refusal was read as something else"
     );
     faults.clear();
-    daemon.kill().await;
+    stop(daemon).await;
     let daemon = Daemon::spawn(&config).ready().await;
     // What the ledger keeps is tried again at every start, without any event.
     eventually("the parked task is done", async || {
@@ -68,6 +68,12 @@ async fn parks_and_recovers(operation: &'static str, at_source: bool, reason: &s
     })
     .await;
     arrives_with_the_next_event(&world, &daemon).await;
+}
+
+/// Stops a daemon as its next start likes it best: that waits for no request of this one.
+async fn stop(mut daemon: Daemon) {
+    daemon.signal("TERM").await;
+    assert!(daemon.exit().await.success(), "{}", daemon.log());
 }
 
 /// Writes once more: it arrives above what was parked.

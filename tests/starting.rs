@@ -106,10 +106,7 @@ async fn a_port_in_use_is_named() {
 async fn a_second_daemon_on_the_same_queue_shares_the_work() {
     let world = World::new().await;
     let first = world.start().await;
-    let mut config = world.config();
-    config.path = config.path.with_file_name("second.toml");
-    config.state_dir = config.state_dir.with_file_name("second");
-    let second = Daemon::spawn(&config).ready().await;
+    let second = Daemon::spawn(&world.config_of(1)).ready().await;
     for number in 0..40 {
         world
             .put(&format!("report {number}"), format!("body {number}"))
