@@ -1,11 +1,10 @@
 //! Death at every place around every step that changes the world, with the disk and without, alone
 //! and beside another daemon.
 
-use std::collections::BTreeSet;
-
 use replicator_fakes::journal::Entry;
 use s3_replicator::failpoint::{Failpoint, Phase, Step};
 
+use crate::deaths::Toll;
 use crate::story::{Ending, Story};
 
 // So many stories for every place, and more for one that none of them came to: which those are is
@@ -15,36 +14,21 @@ const STORIES_MAX: u64 = 64;
 
 #[test]
 fn death_at_any_place_breaks_no_promise() {
-    let mut wrong = Vec::new();
-    let mut met = BTreeSet::new();
+    let mut toll = Toll::default();
     for at in Failpoint::all_places() {
         for seed in 0..STORIES_MAX {
-            if seed >= STORIES && met.contains(&at.to_string()) {
+            if seed >= STORIES && toll.has_met(at) {
                 break;
             }
-            let story = Story::of_deaths(seed, at);
-            let ending = story.tell();
+            let ending = Story::of_deaths(seed, at).tell();
             let deaths = ending.fates.iter().flat_map(|fate| &fate.deaths);
-            met.extend(deaths.map(ToString::to_string));
-            if at == UNSYNCED {
-                wrong.extend(
-                    acked_unsynced(&ending).map(|what| format!("{at} seed {seed}: {what}")),
-                );
-            }
-            wrong.extend(
-                ending
-                    .wrong
-                    .iter()
-                    .map(|what| format!("{at} seed {seed}: {what}")),
-            );
+            let unsynced = (at == UNSYNCED).then(|| acked_unsynced(&ending));
+            let wrong = ending.wrong.iter().cloned();
+            let wrong = wrong.chain(unsynced.into_iter().flatten());
+            toll.add(format_args!("{at} seed {seed}"), deaths, wrong);
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let missed: Vec<String> = Failpoint::all_places()
-        .map(|at| at.to_string())
-        .filter(|at| !met.contains(at))
-        .collect();
-    assert!(missed.is_empty(), "places that nobody died at: {missed:?}");
+    toll.assert_complete(Failpoint::all_places());
 }
 
 /// Before the ledger is synced for the first time.

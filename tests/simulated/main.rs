@@ -26,6 +26,7 @@ mod histories;
 // Death at each place in turn.
 mod binary;
 mod crashes;
+mod deaths;
 // Throughput: what goes to several destinations is read once.
 mod fanout;
 // Endpoints whose conditions are missing or wrong.

@@ -1,7 +1,6 @@
 //! `backfill --rewrite-history`: versions that came too late are appended, and what is newest once
 //! more on top of them, wherever a daemon dies.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use s3_replicator::backfill::{BackfillArguments, BackfillSummary, backfill};
 use s3_replicator::failpoint::{Failpoint, Step};
 use tokio_util::sync::CancellationToken;
 
+use crate::deaths::Toll;
 use crate::fleet::{self, Plan};
 use crate::sim::{ARCHIVE, AWS, MIRROR, MIRROR_WORK, QUEUE, SOURCE, Sim, WORK, simulate};
 
@@ -182,7 +182,7 @@ const UPLOADS: [Step; 3] = [Step::CreateUpload, Step::UploadPart, Step::Complete
 
 /// Has daemons die in the middle of it, beside a live event; returns where they died, and what is
 /// wrong in the end.
-async fn die_and_rewrite(mut sim: Sim, plan: &Plan) -> (Vec<String>, Vec<String>) {
+async fn die_and_rewrite(mut sim: Sim, plan: &Plan) -> (Vec<Failpoint>, Vec<String>) {
     sim.is_shared = plan.daemons > 1;
     match plan.at.is_some_and(|at| UPLOADS.contains(&at.step)) {
         true => write_large(&sim).await,
@@ -198,16 +198,17 @@ async fn die_and_rewrite(mut sim: Sim, plan: &Plan) -> (Vec<String>, Vec<String>
         stop.cancel();
     };
     let (fates, ()) = tokio::join!(lives, user);
-    let deaths = fates.iter().flat_map(|fate| &fate.deaths);
-    (deaths.map(ToString::to_string).collect(), complaints(&sim))
+    let deaths = fates.into_iter().flat_map(|fate| fate.deaths);
+    (deaths.collect(), complaints(&sim))
 }
 
 #[test]
 fn death_at_any_place_leaves_the_newest_on_top_and_no_version_out() {
-    let (mut met, mut wrong) = (BTreeSet::new(), Vec::new());
-    let places =
-        Failpoint::all_places().filter(|at| STEPS.contains(&at.step) || UPLOADS.contains(&at.step));
-    for (seed, at) in places.enumerate() {
+    let mut toll = Toll::default();
+    let places = || {
+        Failpoint::all_places().filter(|at| STEPS.contains(&at.step) || UPLOADS.contains(&at.step))
+    };
+    for (seed, at) in places().enumerate() {
         for (lose_disks, daemons) in [(false, 1 + seed % 2), (true, 2 - seed % 2)] {
             let plan = Plan {
                 daemons,
@@ -218,13 +219,10 @@ fn death_at_any_place_leaves_the_newest_on_top_and_no_version_out() {
             };
             let (deaths, said) =
                 simulate(seed as u64, async |sim| die_and_rewrite(sim, &plan).await);
-            met.extend(deaths);
-            let said = said.into_iter();
-            wrong.extend(said.map(|what| format!("{at} {lose_disks} {daemons}: {what}")));
+            toll.add(format_args!("{at} {lose_disks} {daemons}"), &deaths, said);
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(met.len(), 2 * (STEPS.len() + UPLOADS.len()), "{met:?}");
+    toll.assert_complete(places());
 }
 
 #[test]
