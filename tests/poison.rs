@@ -1,24 +1,15 @@
-//! Poison: hundreds of real messages, each broken somewhere. Nothing is written, nothing is kept in
-//! the queue, everything is accounted for, and the daemon goes on.
+//! Poison: hundreds of real messages, each broken somewhere, and messages of buckets that no rule
+//! has. Nothing is written, nothing is kept in the queue, everything is accounted for, and the
+//! daemon goes on.
 
-use std::fs;
-
-use serde_json::{Value, json};
+mod messages;
 
 use crate::bad_input::created;
 use crate::world::daemon::Daemon;
 use crate::world::localstack::{ARCHIVE, SOURCE};
 use crate::world::metrics::Metrics;
-use crate::world::oracle::root;
 use crate::world::{World, eventually};
-
-/// The keys of the real messages; their objects are there, so that a message taken at its word
-/// would do harm.
-const KEYS: [&str; 3] = [
-    "invoices/2026/11/report final.pdf",
-    "invoices/report final 100%.pdf",
-    "one",
-];
+use messages::{KEYS, poison};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_messages_change_nothing_and_are_accounted_for() {
@@ -184,91 +175,4 @@ async fn versions(world: &World) -> Vec<String> {
     versions
         .chain(markers.map(|it| format!("{:?} {:?} {:?}", it.key, it.version_id, it.is_latest)))
         .collect()
-}
-
-/// Breaks each real message in each way.
-fn poison(bucket: &str) -> Vec<String> {
-    let folder = root().join("tests/fuzz/corpus/event");
-    let mut paths: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    paths.sort();
-    let mut sent = Vec::new();
-    for path in paths {
-        let real = fs::read_to_string(path).unwrap();
-        let real = real.replace(r#""name":"orders""#, &format!(r#""name":"{bucket}""#));
-        let real = real.replace(
-            r#"\"name\":\"orders\""#,
-            &format!(r#"\"name\":\"{bucket}\""#),
-        );
-        sent.extend(BREAKS.iter().map(|(name, junk)| broken(&real, name, junk)));
-        sent.extend((1..4).map(|quarter| {
-            real.chars()
-                .take(real.chars().count() * quarter / 4)
-                .collect()
-        }));
-        sent.push(real.replacen(':', ";", 7));
-    }
-    sent
-}
-
-/// A field and the JSON text that it gets.
-const BREAKS: [(&str, &str); 19] = [
-    ("key", r#""%zz%""#),
-    ("key", r#""%ff%fe""#),
-    ("key", "null"),
-    ("key", r#""""#),
-    ("key", r#"["one"]"#),
-    ("key", r#""one","key":"two""#),
-    ("name", r#""someone-elses-bucket""#),
-    ("name", r#""a b""#),
-    ("eventName", r#""ObjectCreatedd:Put""#),
-    ("detail-type", r#""Object Forgotten""#),
-    ("eventVersion", r#""3.0""#),
-    ("source", r#""aws.s4""#),
-    ("size", "18446744073709551615"),
-    (
-        "sequencer",
-        r#""FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF""#,
-    ),
-    ("eventTime", r#""9999-12-31T23:59:59-23:59""#),
-    ("eventTime", r#""9998-01-01T00:00:00Z""#),
-    ("versionId", r#""never-existed""#),
-    ("version-id", r#""v\u00001""#),
-    ("eventSource", r#"{"aws":"s3"}"#),
-];
-
-/// Gives every field of a name another value, within what SNS wrapped too.
-fn broken(real: &str, name: &str, junk: &str) -> String {
-    let mut message: Value = serde_json::from_str(real).unwrap();
-    if let Some(inner) = message["Message"]
-        .as_str()
-        .filter(|inner| inner.starts_with('{'))
-    {
-        message["Message"] = json!(broken(inner, name, junk));
-        return message.to_string();
-    }
-    put(&mut message, name);
-    message.to_string().replace(r#""@@hole@@""#, junk)
-}
-
-fn put(value: &mut Value, name: &str) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                if key == name {
-                    *value = json!("@@hole@@");
-                } else {
-                    put(value, name);
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(|value| put(value, name)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }

@@ -44,6 +44,8 @@ mod bugs;
 // Messages that are broken, by the thousand.
 mod dead_letters;
 mod envelopes;
+#[path = "../poison/messages.rs"]
+mod messages;
 mod poison;
 // A daemon that holds a message keeps it.
 mod buckets;

@@ -1,6 +1,6 @@
-//! Poison at scale: ten thousand broken messages through a whole daemon. Each ends in the
-//! dead-letter queue with its reason or is found to ask for nothing, none is acted on, and the
-//! honest ones among them are served.
+//! Poison at scale: those of the table that LocalStack is sent too, and drawn ones up to ten thousand,
+//! through a whole daemon. Each ends in the dead-letter queue with its reason or is found to ask for
+//! nothing, none is acted on, and the honest ones among them are served.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,17 +13,10 @@ use serde_json::{Value, json};
 
 use crate::fleet;
 use crate::judge::{Expect, judge};
+use crate::messages::{self, KEYS, real_messages};
 use crate::sim::{ARCHIVE, AWS, DEAD, QUEUE, SOURCE, Sim, simulate};
 
 const MESSAGES: usize = 10_000;
-
-/// The keys of the real messages: their objects are there, so that to take a message at its word
-/// would show.
-const KEYS: [&str; 3] = [
-    "invoices/2026/11/report final.pdf",
-    "invoices/report final 100%.pdf",
-    "one",
-];
 
 #[test]
 fn ten_thousand_poisoned_messages_change_nothing_and_each_is_accounted_for() {
@@ -82,12 +75,14 @@ async fn send(sim: &mut Sim, forged: &[String]) -> Refused {
         .into_iter()
         .chain(forged.iter().cloned())
         .collect();
+    let mut table = messages::poison(SOURCE).into_iter();
     for number in 0..MESSAGES {
         let is_forged = number % 10 == 0;
         let body = if is_forged {
             sim.rng.choice(forged).unwrap().clone()
         } else {
-            poison(&real, &mut sim.rng)
+            let next = table.next();
+            next.unwrap_or_else(|| drawn(&real, &mut sim.rng))
         };
         if let Some(reason) = refusal(&body) {
             assert!(!is_forged, "it reads well: {body}");
@@ -157,27 +152,8 @@ fn forged(sim: &Sim) -> Vec<String> {
     forged
 }
 
-/// The messages that people wrote down as services send them.
-fn real_messages() -> Vec<String> {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/event");
-    let mut paths: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    paths.sort();
-    assert!(paths.len() > 20, "the corpus is elsewhere");
-    paths
-        .iter()
-        .map(|path| std::fs::read_to_string(path).unwrap())
-        .collect()
-}
-
 /// Breaks a real message: a value that is another, or text that was torn.
-fn poison(real: &[String], rng: &mut Rng) -> String {
+fn drawn(real: &[String], rng: &mut Rng) -> String {
     let body = rng.choice(real).unwrap();
     if rng.f64() < 0.3 {
         torn(body, rng)
