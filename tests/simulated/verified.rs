@@ -17,6 +17,7 @@ use s3_replicator::verify::{VerifyOptions, verify};
 use serde_json::Value;
 
 use crate::fleet::{self, settings};
+use crate::judge;
 use crate::sim::{ARCHIVE, AWS, SOURCE, Sim, simulate};
 
 const WORLDS: u64 = 500;
@@ -277,11 +278,6 @@ impl Judge<'_> {
     }
 
     fn compare(&self, original: &Object, replica: &Object) -> Vec<&'static str> {
-        let metadata = |object: &Object| {
-            let mut headers = object.headers.clone();
-            headers.remove("x-amz-meta-s3-replicator");
-            headers
-        };
         let has_class = self
             .class
             .is_none_or(|class| replica.storage_class == class);
@@ -295,20 +291,10 @@ impl Judge<'_> {
             (Encryption::Aes256 | Encryption::Customer { .. }, Some(_)) => false,
             (_, None) => true,
         };
-        let is_same_size = original.bytes.len() == replica.bytes.len();
-        let differences = [
-            ("bytes", is_same_size && original.bytes != replica.bytes),
-            ("encryption", !is_encrypted),
-            ("lock", original.lock != replica.lock),
-            (
-                "metadata",
-                metadata(original) != metadata(replica) || !has_class,
-            ),
-            ("size", !is_same_size),
-            ("tags", original.tags != replica.tags),
-        ];
-        let found = differences.into_iter().filter(|(_, differs)| *differs);
-        found.map(|(name, _)| name).collect()
+        let mut found: BTreeSet<&str> = judge::differences(original, replica).into_iter().collect();
+        found.extend((!is_encrypted).then_some("encryption"));
+        found.extend((!has_class).then_some("metadata"));
+        found.into_iter().collect()
     }
 
     /// Breaks a key in one way, if it can be broken so.
