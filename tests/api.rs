@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::world::config::Config;
 use crate::world::daemon::{Daemon, printed, run};
@@ -172,4 +174,90 @@ async fn the_scheme_of_a_token_may_be_in_any_case_and_a_command_without_one_is_t
     let text = printed(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(other) && !text.contains(TOKEN), "{text}");
+}
+
+/// Sends a head as it is, and returns the answer.
+async fn send_head(config: &Config, lines: &[&str]) -> String {
+    let mut stream = TcpStream::connect(&config.listen).await.unwrap();
+    let head = format!("{}\r\n\r\n", lines.join("\r\n"));
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_http_1_1_names_its_host_once() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    let _daemon = Daemon::spawn(&config).ready().await;
+    for path in ["/api/v1/status", "/status", "http://localhost/status"] {
+        let line = format!("GET {path} HTTP/1.1");
+        let twice = [&line, "Host: localhost", "Host: localhost"];
+        for lines in [&twice[..1], &twice] {
+            let answer = send_head(&config, lines).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{lines:?}: {answer}");
+            let is_json = answer.contains("{\"error\":\"");
+            assert_eq!(is_json, path.starts_with("/api/"), "{answer}");
+        }
+        let answer = send_head(&config, &twice[..2]).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let answer = send_head(&config, &["GET /status HTTP/1.0"]).await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_says_nothing_to_a_path_is_refused_there() {
+    let world = Hostile::new().await;
+    let mut config = world.config();
+    with_token(&mut config);
+    let _daemon = Daemon::spawn(&config).ready().await;
+    let bearer = format!("Bearer {TOKEN}");
+    let send = async |method: &str, path: &str| {
+        let url = format!("http://{}/api/v1/{path}", config.listen);
+        let request = Request::builder().method(method).uri(url);
+        let request = request.header("authorization", &bearer);
+        let answer = http::answer(request.body(Full::<Bytes>::default()).unwrap()).await;
+        let (status, body) = answer.unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}"));
+        (status, body["error"].as_str().map(str::to_owned))
+    };
+    for (method, path) in [
+        ("POST", "rules/orders/pause"),
+        ("POST", "rules/orders/resume"),
+        ("GET", "status"),
+    ] {
+        let (status, error) = send(method, &format!("{path}?rule=invoices")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        let error = error.unwrap();
+        assert!(error.contains("rule"), "{path}: {error}");
+        let (status, _) = send(method, path).await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+    }
+    for query in ["", "?", "?uri=", "?uri"] {
+        let (status, error) = send("GET", &format!("objects{query}")).await;
+        let error = error.unwrap();
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert_eq!(error, "say which object: ?uri=s3://bucket/key", "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_a_path_does_not_know_is_refused_with_those_that_it_knows() {
+    let world = Hostile::new().await;
+    let config = world.config();
+    let _daemon = Daemon::spawn(&config).ready().await;
+    for (method, path, known) in [
+        ("POST", "status", "GET,HEAD"),
+        ("DELETE", "objects", "GET,HEAD"),
+        ("GET", "rules/orders/pause", "POST"),
+        ("DELETE", "rules/orders/pause", "POST"),
+    ] {
+        let line = format!("{method} /api/v1/{path} HTTP/1.1");
+        let answer = send_head(&config, &[&line, "Host: localhost"]).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{line}: {answer}");
+        assert!(answer.contains(&format!("allow: {known}\r\n")), "{answer}");
+        assert!(answer.contains("{\"error\":\""), "{answer}");
+    }
 }

@@ -1,37 +1,28 @@
-//! What the daemon says of itself over HTTP: metrics, health, readiness, status, failures. A
-//! bounded number of connections is served at a time, each for a bounded time and one request, that
-//! names this daemon as its own clients do.
+//! What the daemon says of itself: its figures, health and readiness, over HTTP (`server`) and to
+//! systemd, through the notification socket of `Type=notify-reload` (sd_notify(3)). Without
+//! `NOTIFY_SOCKET` in the environment systemd is told nothing.
 
 pub mod api;
 pub mod failures;
+mod server;
 pub mod status;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::future;
-use std::net::IpAddr;
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
+use std::{env, io};
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
-use http::header::{self, HOST};
-use http::uri::Authority;
-use http::{Method, StatusCode};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
 use replicator_config::ApiToken;
 use replicator_core::failure::{Reason, error_chain};
-use replicator_core::object::without_commands;
+use replicator_core::object::{escape_controls, without_commands};
+use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -43,7 +34,7 @@ use crate::health::{LastError, LivenessFailure, PollStatus, QueueYield, SILENT_A
 pub use crate::kms::{KeySide, KeyState, KeyStatus};
 use crate::limit::concurrency::DegradedDependency;
 pub use crate::metrics::{Unproved, UnprovedCount};
-use crate::process;
+use crate::process::{self, run_blocking};
 use crate::rule_state::{ActivityFigures, PausedRule};
 use crate::s3::accounts::FarOffClock;
 use crate::s3::accounts::capabilities::DisabledFeature;
@@ -146,52 +137,7 @@ const DISPATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) const SILENT: &str = "the dispatch does not answer";
 
-/// The header that every POST has to have, but those of the API, which bear a token. A web page can make a browser send it nowhere but to the
-/// page's own server.
-pub(crate) const COMMAND: &str = "x-s3-replicator";
-
-// A scraper or two, a load balancer, and operators. Beyond that the oldest connection makes way for
-// the next one, so that half-sent requests keep no client out.
-const CONNECTIONS_MAX: usize = 64;
-
-// Clients send the few lines of a request at once.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-// The longest answer, to a retry, is given up after a minute; the rest is for a slow reader of a
-// long list.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(90);
-
-// A key has 1,024 bytes, which a query may have to write as three each.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-
-// Descriptors that ran out come back only as other connections end.
-const PAUSE: Duration = Duration::from_millis(200);
-
 impl Admin {
-    /// Serves until `stop` is cancelled.
-    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let known_hosts = middleware::from_fn_with_state(Arc::clone(&self.hosts), refuse_foreign);
-        let token_required = middleware::from_fn_with_state(self.clone(), api::require_token);
-        let router = Router::new()
-            .route("/", get(page))
-            .route("/metrics", get(metrics))
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .route("/status", get(status))
-            .route("/failures", get(failures::list_parked))
-            .route("/failures/retry", post(failures::retry_parked))
-            .route("/rules/pause", post(api::pause))
-            .route("/rules/resume", post(api::resume))
-            .merge(api::router())
-            .fallback(api::no_path)
-            .layer(token_required)
-            .with_state(self)
-            .layer(known_hosts)
-            .layer(middleware::from_fn(api::refuse_pages))
-            .layer(middleware::from_fn(api::describe_refusals));
-        serve(router, listener, stop).await;
-    }
-
     /// Requests from the dispatch what is in flight; `None` when it does not answer in time.
     pub(crate) async fn in_flight(&self) -> Option<InFlightStats> {
         let in_flight = self.command(DISPATCH_TIMEOUT, Command::Stats).await;
@@ -328,121 +274,6 @@ impl Admin {
     }
 }
 
-/// Serves until `stop` is cancelled; requests that have arrived by then are answered.
-async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
-    let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::<(AbortHandle, Arc<AtomicBool>)>::new();
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let Ok((stream, _)) =
-            accepted.inspect_err(|error| warn!(%error, "cannot take a connection"))
-        else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        oldest_first.retain(|(connection, _)| !connection.is_finished());
-        if oldest_first.len() >= CONNECTIONS_MAX {
-            // One whose request has come gets its answer, if there is another one to end.
-            let is_idle = |(_, has_request): &(_, Arc<AtomicBool>)| !has_request.load(Relaxed);
-            let idle = oldest_first.iter().position(is_idle).unwrap_or_default();
-            if let Some((ended, _)) = oldest_first.remove(idle) {
-                ended.abort();
-                connections.join_next().await;
-            }
-        }
-        let has_request = Arc::<AtomicBool>::default();
-        let answered = answer(
-            stream,
-            router.clone(),
-            Arc::clone(&has_request),
-            stop.clone(),
-        );
-        oldest_first.push_back((connections.spawn(answered), has_request));
-    }
-    while connections.join_next().await.is_some() {}
-}
-
-/// Answers the one request of a connection. A client that breaks off, or takes too long, gets no
-/// answer and no log line.
-async fn answer(
-    stream: TcpStream,
-    router: Router,
-    has_request: Arc<AtomicBool>,
-    stop: CancellationToken,
-) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .keep_alive(false);
-    let note_request = move |request: Request| {
-        has_request.store(true, Relaxed);
-        future::ready(request)
-    };
-    let router = router.layer(middleware::map_request(note_request));
-    let service = TowerToHyperService::new(router);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let answered = async {
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                // One on which nothing came yet ends at once.
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    };
-    let _broken_off = tokio::time::timeout(CONNECTION_TIMEOUT, answered).await;
-}
-
-/// Refuses what a browser sends for a foreign page: under a name of the page's own, which was made
-/// to lead here (DNS rebinding), or as a command.
-async fn refuse_foreign(
-    State(hosts): State<Arc<[String]>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match foreign(&request, &hosts) {
-        Some(refusal) => refusal,
-        None => next.run(request).await,
-    }
-}
-
-fn foreign<B>(request: &http::Request<B>, hosts: &[String]) -> Option<Response> {
-    let named = request
-        .headers()
-        .get_all(HOST)
-        .iter()
-        .map(|host| host.to_str().unwrap_or_default());
-    let mut named = named.chain(request.uri().authority().map(Authority::as_str));
-    if let Some(host) = named.find(|host| !is_known(host, hosts)) {
-        let text = format!(
-            "host {host:?} is not served here; if your clients say so, add it to `listen_hosts`\n"
-        );
-        return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
-    }
-    let is_command = request.headers().contains_key(COMMAND) || api::is_api(request.uri());
-    if request.method() == Method::POST && !is_command {
-        let text = format!("a POST needs the header {COMMAND}: 1\n");
-        return Some((StatusCode::FORBIDDEN, text).into_response());
-    }
-    None
-}
-
-/// An address is nothing that a name was made to lead to.
-fn is_known(host: &str, hosts: &[String]) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    let name = authority
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .trim_end_matches('.');
-    let name = name.to_ascii_lowercase();
-    name.parse::<IpAddr>().is_ok() || name == "localhost" || hosts.contains(&name)
-}
-
 /// Why a request has no other answer.
 pub(crate) type Refusal = (StatusCode, String);
 
@@ -452,42 +283,6 @@ pub(crate) fn bad_request(why: impl Into<String>) -> Refusal {
 
 pub(crate) fn unavailable(why: impl Into<String>) -> Refusal {
     (StatusCode::SERVICE_UNAVAILABLE, why.into())
-}
-
-async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, Refusal> {
-    let text = admin.metrics().await;
-    let text = text.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
-}
-
-async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
-    match admin.problem().await {
-        None => Ok("ok\n"),
-        Some(problem) => Err(unavailable(format!("{problem}\n"))),
-    }
-}
-
-async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
-    match admin.unreadiness() {
-        None => Ok("ready\n"),
-        Some(reason) => Err(unavailable(format!("{reason}\n"))),
-    }
-}
-
-async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
-    let status = admin.status().await.map_err(unavailable)?;
-    Ok(json_response(&status))
-}
-
-async fn page(State(admin): State<Admin>) -> Result<Html<String>, Refusal> {
-    let status = admin.status().await.map_err(unavailable)?;
-    let text = crate::admin::status::table(&status);
-    let text = without_commands(&text)
-        .replace('&', "&amp;")
-        .replace('<', "&lt;");
-    Ok(Html(format!(
-        "<!doctype html><title>s3-replicator</title><pre>{text}</pre>"
-    )))
 }
 
 /// Answers with a value as JSON, without what a terminal would take for a command.
@@ -501,19 +296,103 @@ pub(crate) fn json_response(value: &impl Serialize) -> Response {
     }
 }
 
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+// systemd reads at once; a second is long for a start or stop to wait.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+// The line of status is read at `systemctl status`; nothing is decided by it.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+// WatchdogSec= has seconds; less would only make the daemon busy.
+const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Says that every station is at work, or that a reload has ended. It does not wait for the queues
+/// to answer, as `/readyz` does: after `TimeoutStartSec=` systemd would end a daemon that only has
+/// to wait for them.
+pub(crate) fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Says that a reload begins; the time tells systemd that it is a later one than its signal.
+pub(crate) fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "cannot read the monotonic clock"),
+    }
+}
+
+/// Says that the daemon drains.
+pub(crate) fn notify_stopping() {
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+}
+
+/// Keeps the line of status current and feeds the watchdog, until `stop` is cancelled.
+pub(crate) async fn report_health(admin: Admin, stop: CancellationToken) {
+    if env::var_os(SOCKET).is_none() {
+        return;
+    }
+    // Half of the time that there is, as sd_watchdog_enabled(3) advises.
+    let half = sd_notify::watchdog_enabled().map(|time| time / 2);
+    let interval = half.map_or(STATUS_INTERVAL, |half| {
+        half.clamp(WATCHDOG_INTERVAL_MIN, STATUS_INTERVAL)
+    });
+    let report = async || {
+        let (status, is_alive) = assess(&admin).await;
+        notify(&[NotifyState::Status(&status)]);
+        if is_alive {
+            notify(&[NotifyState::Watchdog]);
+        }
+        sleep(interval).await;
+    };
+    while stop.run_until_cancelled(report()).await.is_some() {}
+}
+
+/// Says in one line how the daemon is, and whether that feeds the watchdog.
+async fn assess(admin: &Admin) -> (String, bool) {
+    let problem = admin.problem().await;
+    let is_alive = problem.is_none();
+    let status = match (problem, admin.unreadiness()) {
+        (Some(problem), _) => format!("unhealthy: {problem}"),
+        (None, Some(reason)) => reason,
+        (None, None) => {
+            let in_flight = admin.in_flight().await.unwrap_or_default();
+            let (messages, keys) = (in_flight.messages, in_flight.keys);
+            format!("messages in flight: {messages}, active keys: {keys}")
+        }
+    };
+    // Each line is a variable of its own, and a problem may name a key, which may have lines.
+    (escape_controls(&status).to_string(), is_alive)
+}
+
+/// Sends variables to systemd, if it started the daemon. What it does not take is lost: the next
+/// report comes soon, and the daemon works without.
+fn notify(variables: &[NotifyState<'_>]) {
+    let Some(socket) = env::var_os(SOCKET) else {
+        return;
+    };
+    let text: String = variables.iter().map(|one| format!("{one}\n")).collect();
+    if let Err(error) = run_blocking(|| send(&socket, &text)) {
+        warn!(%error, "systemd does not take a notification");
+    }
+}
+
+/// Not `sd_notify::notify`, which waits for room without end: a manager that reads nothing would
+/// keep the daemon from stopping.
+fn send(socket: &OsStr, text: &str) -> io::Result<usize> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(SEND_TIMEOUT))?;
+    sender.send_to(text.as_bytes(), socket)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
-    use axum::body::to_bytes;
-    use http::Request;
-    use http::request::Builder;
-    use replicator_core::object::{Bucket, Key};
-    use replicator_core::rule::BucketRef;
     use tempfile::TempDir;
+    use tokio::time::advance;
 
     use super::*;
     use crate::failpoint::Failpoints;
     use crate::ledger::Ledger;
-    use crate::ledger::records::TargetKey;
     use crate::limit::quotas::Budget;
     use crate::metrics::Metrics;
     use crate::other_daemons::Predecessor;
@@ -554,14 +433,6 @@ pub(crate) mod tests {
         )
     }
 
-    /// Asks as a load balancer does.
-    async fn health(admin: &Admin) -> (StatusCode, String) {
-        let answer = healthz(State(admin.clone())).await.into_response();
-        let status = answer.status();
-        let body = to_bytes(answer.into_body(), 1 << 10).await.unwrap();
-        (status, String::from_utf8_lossy(&body).into_owned())
-    }
-
     /// Answers as a dispatch does that has nothing in flight.
     pub(crate) async fn answer(asked: &mut mpsc::Receiver<Command>) {
         let Some(Command::Stats(asker)) = asked.recv().await else {
@@ -570,120 +441,22 @@ pub(crate) mod tests {
         asker.send(InFlightStats::default()).unwrap();
     }
 
-    fn red(text: &str) -> (StatusCode, String) {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n"))
-    }
-
-    fn green() -> (StatusCode, String) {
-        (StatusCode::OK, "ok\n".to_owned())
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_dead_queue_turns_the_health_red_until_it_answers() {
-        let directory = tempfile::tempdir().unwrap();
-        let (admin, _asked) = admin(&directory).await;
-        admin.polls[0].poll_failed("no answer");
-        tokio::time::advance(SILENT_AFTER).await;
-        assert_eq!(health(&admin).await, green());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(health(&admin).await, red("queue events cannot be polled"));
-        admin.polls[0].poll_succeeded();
-        assert_eq!(health(&admin).await, green());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lane_that_hangs_turns_the_health_red_though_others_get_on() {
+    async fn the_watchdog_is_fed_as_long_as_the_health_is_green() {
         let directory = tempfile::tempdir().unwrap();
         let (admin, mut asked) = admin(&directory).await;
-        let destination = BucketRef {
-            account: "archive".to_owned(),
-            bucket: Bucket::try_from("replicas").unwrap(),
-        };
-        let target = TargetKey {
-            destination,
-            key: Key::try_from("hangs").unwrap(),
-        };
-        let at_work = admin.engine.watchdog.at_work(&target);
-        tokio::time::advance(Duration::from_secs(901)).await;
-        admin.engine.watchdog.record_progress();
-        let (answer, ()) = tokio::join!(health(&admin), answer(&mut asked));
-        assert_eq!(
-            answer,
-            red("s3://replicas/hangs is worked on and has not moved for 901 s")
-        );
-        assert_eq!(
-            health(&admin).await,
-            red(SILENT),
-            "a dispatch that hangs as well is worse"
-        );
-        drop(at_work);
-        // The second request waited for a dispatch that never answered, which took its time.
-        admin.engine.watchdog.record_progress();
-        assert_eq!(health(&admin).await, green());
-    }
-
-    fn refused(request: Builder) -> Option<StatusCode> {
-        let hosts = ["replicator.internal".to_owned()];
-        foreign(&request.body(()).unwrap(), &hosts).map(|answer| answer.status())
-    }
-
-    #[test]
-    fn only_hosts_that_cannot_have_been_made_to_lead_here_are_answered() {
-        let ours = [
-            "127.0.0.1:9478",
-            "10.0.0.7",
-            "[::1]:9478",
-            "[fe80::1]",
-            "localhost:80",
-            "LocalHost",
-            "replicator.INTERNAL.",
-        ];
-        for host in ours {
-            assert_eq!(
-                refused(Request::get("/status").header(HOST, host)),
-                None,
-                "{host}"
-            );
-        }
-        let others = [
-            "evil.example",
-            "evil.example:9478",
-            "127.0.0.1.evil.example",
-            "localhost.evil.example",
-            "",
-            "a b",
-            "@",
-        ];
-        for host in others {
-            let misdirected = Some(StatusCode::MISDIRECTED_REQUEST);
-            assert_eq!(
-                refused(Request::get("/status").header(HOST, host)),
-                misdirected,
-                "{host}"
-            );
-            let second = Request::get("/status")
-                .header(HOST, "localhost")
-                .header(HOST, host);
-            assert_eq!(refused(second), misdirected, "{host}, after another");
-        }
-        assert_eq!(
-            refused(Request::get("/status")),
-            None,
-            "browsers always say one"
-        );
-        let absolute = Request::get("http://evil.example/status").header(HOST, "localhost");
-        assert_eq!(refused(absolute), Some(StatusCode::MISDIRECTED_REQUEST));
-    }
-
-    #[test]
-    fn a_command_has_a_header_that_no_foreign_page_can_send() {
-        assert_eq!(
-            refused(Request::post("/failures/retry?all")),
-            Some(StatusCode::FORBIDDEN)
-        );
-        assert_eq!(
-            refused(Request::post("/failures/retry?all").header(COMMAND, "1")),
-            None
-        );
+        let queue = &admin.polls[0];
+        let status = |text: &str, is_alive| (text.to_owned(), is_alive);
+        queue.poll_failed("no answer");
+        let waits = status("not polling yet: events", true);
+        assert_eq!(assess(&admin).await, waits);
+        advance(SILENT_AFTER + Duration::from_secs(1)).await;
+        let red = status("unhealthy: queue events cannot be polled", false);
+        assert_eq!(assess(&admin).await, red);
+        queue.poll_succeeded();
+        let (green, ()) = tokio::join!(assess(&admin), answer(&mut asked));
+        assert_eq!(green, status("messages in flight: 0, active keys: 0", true));
+        admin.draining.cancel();
+        assert_eq!(assess(&admin).await, status("draining", true));
     }
 }

@@ -2,7 +2,6 @@
 //! everything stops.
 
 mod receiving;
-mod service_manager;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::api::{self, OBJECTS_MAX};
-use crate::admin::{Admin, Status};
+use crate::admin::{self, Admin, Status};
 use crate::clock;
 use crate::dispatch::{Channels, Dispatch};
 use crate::engine::Engine;
@@ -74,9 +73,9 @@ pub async fn run(
     };
     let signals = Signals::new().context("cannot listen for signals")?;
     let mut daemon = Daemon::start(settings, outside).await?;
-    let report = service_manager::report_health(daemon.admin.clone(), daemon.close.clone());
+    let report = admin::report_health(daemon.admin.clone(), daemon.close.clone());
     daemon.services.spawn(report);
-    service_manager::notify_ready();
+    admin::notify_ready();
     daemon.run_until_stopped(signals, &config).await?;
     info!("stopped");
     Ok(())
@@ -267,7 +266,7 @@ impl Daemon {
     /// Runs until SIGTERM or SIGINT, then stops.
     async fn run_until_stopped(self, mut signals: Signals, config: &Path) -> anyhow::Result<()> {
         while signals.next().await == Request::Reload {
-            service_manager::notify_reloading();
+            admin::notify_reloading();
             match replicator_config::load(config) {
                 Ok(settings) => self.reload_rules(&settings),
                 Err(invalid) => {
@@ -275,9 +274,9 @@ impl Daemon {
                     error!(%invalid, "the configuration is not valid, the old rules stay");
                 }
             }
-            service_manager::notify_ready();
+            admin::notify_ready();
         }
-        service_manager::notify_stopping();
+        admin::notify_stopping();
         self.end().await
     }
 

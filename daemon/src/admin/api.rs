@@ -3,105 +3,42 @@
 //! client that reaches `listen` may ask for, by the paths of the commands: nothing is lost by a
 //! pause that ends before the queue's retention period.
 
-use std::fmt::{self, Write};
-
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use http::{HeaderValue, Method, StatusCode, Uri, header};
-use percent_encoding::{percent_decode_str, utf8_percent_encode};
-use replicator_config::{ApiToken, Invalid, Settings, suggest_nearest};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::get;
+use http::{StatusCode, Uri};
+use percent_encoding::utf8_percent_encode;
+use replicator_config::{Invalid, Settings, suggest_nearest};
 use replicator_core::failure::{FailureKind, error_chain};
-use replicator_core::object::escape_controls;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 use tokio::net::TcpStream;
 use tracing::info;
 
-use crate::admin::failures::{ANSWER_TIMEOUT, QUOTED, list_parked, retry_parked};
+use crate::admin::failures::{self, ANSWER_TIMEOUT, QUOTED};
+use crate::admin::server::query_pairs;
 use crate::admin::status::{DaemonAddress, DaemonClient, TIMEOUT, send_request};
 use crate::admin::{Admin, Refusal, bad_request, json_response, unavailable};
 use crate::objects::{
-    KeyReplication, LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered,
-    read_beside,
+    LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered, read_beside,
 };
 use crate::process::run_blocking;
 
 /// The paths of the API.
-pub(crate) fn router() -> Router<Admin> {
-    let paths = Router::new()
-        .route("/status", get(read_status))
-        .route("/failures", get(list_parked))
-        .route("/failures/retry", post(retry_parked))
-        .route("/objects", get(read_object))
-        .route("/rules/{id}/pause", post(pause_rule))
-        .route("/rules/{id}/resume", post(resume_rule));
-    Router::new().nest("/api/v1", paths)
+pub(super) fn router(admin: &Admin) -> Router<Admin> {
+    // Not nested: the guard of changes sees the whole path.
+    Router::new()
+        .route("/api/v1/status", get(read_status))
+        .route("/api/v1/failures", get(failures::list_parked))
+        .route(
+            "/api/v1/failures/retry",
+            admin.change(failures::retry_parked),
+        )
+        .route("/api/v1/objects", get(read_object))
+        .route("/api/v1/rules/{id}/pause", admin.change(pause_rule))
+        .route("/api/v1/rules/{id}/resume", admin.change(resume_rule))
 }
-
-/// Says whether a path is for programs, whether or not there is anything at it.
-pub(super) fn is_api(uri: &Uri) -> bool {
-    let below = uri.path().strip_prefix("/api");
-    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
-}
-
-/// Refuses what a browser sends for a page of another origin, which can read no answer, and could
-/// make requests that cost money: <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
-pub(crate) async fn refuse_pages(request: Request, next: Next) -> Result<Response, Refusal> {
-    let sites = request.headers().get_all("sec-fetch-site");
-    let is_own = sites
-        .iter()
-        .all(|site| site == "same-origin" || site == "none");
-    if is_own || !is_api(request.uri()) {
-        return Ok(next.run(request).await);
-    }
-    let text = "a browser sends this for a page of another origin, which is refused";
-    Err((StatusCode::FORBIDDEN, text.to_owned()))
-}
-
-/// Lets a request that changes anything through if it bears the token. Without a token the API
-/// reads alone, and the commands of this host need none.
-pub(crate) async fn require_token(
-    State(admin): State<Admin>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    match &admin.token {
-        _ if is_read => next.run(request).await,
-        None if is_api(request.uri()) => {
-            let text = "this API reads alone; `api_token_file` in the configuration names the token \
-                 of those that may change anything";
-            (StatusCode::FORBIDDEN, text).into_response()
-        }
-        None => next.run(request).await,
-        Some(token) if bears(&request, token) => next.run(request).await,
-        Some(_) => {
-            let scheme = [(header::WWW_AUTHENTICATE, "Bearer")];
-            let text = "say the token of `api_token_file`, as `Authorization: Bearer TOKEN`";
-            (StatusCode::UNAUTHORIZED, scheme, text).into_response()
-        }
-    }
-}
-
-/// Compares in a time that says nothing of the token but its length. The name of a scheme is the
-/// same in any case: <https://www.rfc-editor.org/rfc/rfc9110#section-11.1>
-fn bears(request: &Request, token: &ApiToken) -> bool {
-    let header = request.headers().get(header::AUTHORIZATION);
-    let given = header.map_or(b"".as_slice(), |header| header.as_bytes());
-    let Some((scheme, rest)) = given.split_at_checked(BEARER.len()) else {
-        return false;
-    };
-    let given = rest.trim_ascii_start();
-    scheme.eq_ignore_ascii_case(BEARER)
-        && given.len() < rest.len()
-        && token.as_str().as_bytes().ct_eq(given).into()
-}
-
-const BEARER: &[u8] = b"Bearer";
 
 /// Why a request has no other answer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,70 +47,17 @@ pub(super) struct ApiError {
     pub(super) error: String,
 }
 
-// Most objects are read within a second; the dispatch and the buckets are given up after more.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
-
-/// Gives what the API refuses in words, or without any, the form that programs read.
-pub(crate) async fn describe_refusals(request: Request, next: Next) -> Response {
-    let is_api = is_api(request.uri());
-    let answer = next.run(request).await;
-    if !is_api || answer.status().is_success() {
-        return answer;
-    }
-    let (mut head, body) = answer.into_parts();
-    let body = axum::body::to_bytes(body, REFUSAL_BYTES_MAX).await;
-    let text = body.map(|body| String::from_utf8_lossy(&body).trim().to_owned());
-    let text = text.ok().filter(|text| !text.is_empty());
-    let error = text.unwrap_or_else(|| head.status.to_string());
-    for replaced in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
-        head.headers.remove(replaced);
-    }
-    let mut described = json_response(&ApiError { error });
-    *described.status_mut() = head.status;
-    described.headers_mut().extend(head.headers);
-    if described.status() == StatusCode::SERVICE_UNAVAILABLE {
-        let headers = described.headers_mut();
-        headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
-    }
-    described
-}
-
-// A refusal names what it refuses, which is a part of the request's head.
-const REFUSAL_BYTES_MAX: usize = 64 << 10;
-
-/// Reads the pairs of a query, each name once. A plus sign is a space:
-/// <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
-pub(super) fn query_pairs(query: &str) -> Result<Vec<(&str, String)>, Refusal> {
-    let mut pairs = Vec::<(&str, String)>::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if pairs.iter().any(|(other, _)| *other == name) {
-            return Err(bad_request(format!("{name} is there twice; say it once")));
-        }
-        let spaced = value.replace('+', " ");
-        let unreadable = |_| bad_request(format!("{name} is not UTF-8"));
-        let value = percent_decode_str(&spaced).decode_utf8();
-        pairs.push((name, value.map_err(unreadable)?.into_owned()));
-    }
-    Ok(pairs)
-}
-
-/// Answers where there is nothing.
-pub(super) async fn no_path(uri: Uri) -> Refusal {
-    let text = match is_api(&uri) {
-        true => format!("{} is no path of this API", uri.path()),
-        false => format!("{} is no path here\n", uri.path()),
-    };
-    (StatusCode::NOT_FOUND, text)
-}
-
-async fn read_status(State(admin): State<Admin>) -> Result<Response, Refusal> {
+/// Tells how the daemon is: what it has in flight, what each rule does, what fails.
+async fn read_status(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
+    refuse_query(&uri)?;
     let status = admin.status().await.map_err(unavailable)?;
     Ok(json_response(&status))
 }
 
+/// Tells what became of each version of an object at each destination.
 async fn read_object(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
-    let asked = only_value(&uri, "uri")?.unwrap_or_default();
+    let asked = only_value(&uri, "uri")?.filter(|asked| !asked.is_empty());
+    let asked = asked.ok_or_else(|| bad_request("say which object: ?uri=s3://bucket/key"))?;
     let status = object_status(&admin, &asked).await?;
     Ok(json_response(&status))
 }
@@ -247,53 +131,8 @@ pub async fn ask_object(
         return Ok(serde_json::to_string(&status)?);
     }
     let mut text = String::new();
-    write_object(&status, &mut text)?;
+    status.write_text(&mut text)?;
     Ok(text)
-}
-
-fn write_object(status: &ObjectStatus, text: &mut String) -> fmt::Result {
-    for refusal in &status.refusals {
-        writeln!(
-            text,
-            "rule {} does not take it: {}",
-            refusal.rule, refusal.detail
-        )?;
-    }
-    for key in &status.keys {
-        write_key(key, text)?;
-    }
-    Ok(())
-}
-
-fn write_key(key: &KeyReplication, text: &mut String) -> fmt::Result {
-    let [source, destination] = [&key.source, &key.destination].map(|url| escape_controls(url));
-    writeln!(text, "{source} -> {destination} (rule {})", key.rule)?;
-    writeln!(
-        text,
-        "{:<10} {:<34} {:<22} REPLICA",
-        "STATUS", "VERSION", "SINCE"
-    )?;
-    for version in &key.versions {
-        version.write_lines(text)?;
-    }
-    for id in &key.unmanaged {
-        writeln!(text, "no replica: version {id} of the destination")?;
-    }
-    if key.omitted > 0 {
-        let omitted = key.omitted;
-        writeln!(
-            text,
-            "and {omitted} older versions, of which nothing is told"
-        )?;
-    }
-    if key.unread > 0 {
-        let unread = key.unread;
-        writeln!(
-            text,
-            "not looked at: {unread} older versions of the destination"
-        )?;
-    }
-    Ok(())
 }
 
 /// The answer to either command.
@@ -334,18 +173,22 @@ pub(crate) async fn resume(State(admin): State<Admin>, uri: Uri) -> Result<Respo
 }
 
 /// Pauses a rule: it writes nothing until it is resumed.
-pub(super) async fn pause_rule(
+async fn pause_rule(
     State(admin): State<Admin>,
     Path(rule): Path<String>,
+    uri: Uri,
 ) -> Result<Response, Refusal> {
+    refuse_query(&uri)?;
     pause_named(&admin, &rule)
 }
 
 /// Lets a rule that was paused go on.
-pub(super) async fn resume_rule(
+async fn resume_rule(
     State(admin): State<Admin>,
     Path(rule): Path<String>,
+    uri: Uri,
 ) -> Result<Response, Refusal> {
+    refuse_query(&uri)?;
     resume_named(&admin, &rule)
 }
 
@@ -386,6 +229,16 @@ fn named_rule(uri: &Uri) -> Result<String, Refusal> {
     named.ok_or_else(|| bad_request("say which rule: ?rule=ID"))
 }
 
+/// Refuses a query where none is read.
+fn refuse_query(uri: &Uri) -> Result<(), Refusal> {
+    match query_pairs(uri.query().unwrap_or_default())?.first() {
+        Some((name, _)) => Err(bad_request(format!(
+            "{name:?} is not known here; no query is"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Reads a query that has one name at most.
 fn only_value(uri: &Uri, known: &str) -> Result<Option<String>, Refusal> {
     let mut pairs = query_pairs(uri.query().unwrap_or_default())?;
@@ -417,47 +270,6 @@ mod tests {
 
     use super::*;
     use crate::admin::tests::admin;
-
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-    #[test]
-    fn only_the_whole_token_is_the_token() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, SECRET).unwrap();
-        let token = ApiToken::read_file(file.path()).unwrap();
-        let borne = |value: &str| {
-            let request = Request::post("/").header(header::AUTHORIZATION, value);
-            bears(&request.body(axum::body::Body::empty()).unwrap(), &token)
-        };
-        for scheme in ["Bearer ", "bearer ", "BEARER  "] {
-            assert!(borne(&format!("{scheme}{SECRET}")), "{scheme}");
-        }
-        for other in [
-            "",
-            "Bearer ",
-            SECRET,
-            &format!("Bearer{SECRET}"),
-            &format!("Basic {SECRET}"),
-            &format!("Bearer {SECRET}0"),
-            &format!("bearer {}", &SECRET[1..]),
-        ] {
-            assert!(!borne(other), "{other}");
-        }
-        let none = Request::post("/").body(axum::body::Body::empty()).unwrap();
-        assert!(!bears(&none, &token));
-    }
-
-    #[test]
-    fn a_query_is_read_as_forms_are_written() {
-        let pairs = query_pairs("uri=s3%3A%2F%2Fa%2Fb+c%2Bd&all").unwrap();
-        assert_eq!(
-            pairs,
-            [("uri", "s3://a/b c+d".to_owned()), ("all", String::new())]
-        );
-        assert!(query_pairs("uri=%ff").is_err());
-        let (_, twice) = query_pairs("rule=a&rule=a").unwrap_err();
-        assert_eq!(twice, "rule is there twice; say it once");
-    }
 
     /// Serves on a port of its own, until it is dropped.
     async fn serve(admin: Admin) -> (String, tokio_util::sync::DropGuard) {

@@ -19,7 +19,7 @@ use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
-use crate::admin::api::query_pairs;
+use crate::admin::server::query_pairs;
 use crate::admin::status::{DaemonAddress, DaemonClient, send_request};
 use crate::admin::{Admin, Refusal, SILENT, bad_request, json_response, unavailable};
 use crate::clock;
@@ -111,27 +111,37 @@ pub struct Which {
 struct FailureList {
     /// How many there are; the list may stop before.
     total: u64,
+    /// The parked tasks.
     failures: Vec<FailureRow>,
 }
 
 /// One parked task.
 #[derive(Debug, Serialize, Deserialize)]
 struct FailureRow {
+    /// The rule; empty for messages that fit none.
     rule: String,
+    /// The object, as `s3://bucket/key`.
     source: String,
+    /// Where its replica belongs, as `s3://bucket/key`.
     destination: String,
     /// The key at the source.
     key: String,
+    /// The version at the source, if one is meant.
     version: Option<String>,
+    /// What was to be done.
     action: String,
+    /// The reason code.
     reason: String,
     /// What puts it right.
     #[serde(default)]
     remedy: String,
     /// The service's own words.
     detail: String,
+    /// When it was parked.
     since: Option<String>,
+    /// How long ago that is.
     age_seconds: u64,
+    /// How often it was tried since then.
     tries: u32,
 }
 
@@ -346,14 +356,14 @@ const LISTED_MAX: usize = 10_000;
 // What is selected is read and written before the answer: a minute is enough for a million.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers `GET /failures`.
+/// Lists parked tasks, each with its reason and what puts it right, at most 10,000.
 pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
     let (filter, _) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
     let listing = run_blocking(|| listing(&admin.engine.ledger, &filter));
     Ok(json_response(&listing.map_err(unreadable)?))
 }
 
-/// Answers `POST /failures/retry`.
+/// Tries parked tasks again: all of them, or those of a rule, a reason or a key.
 pub(crate) async fn retry_parked(
     State(admin): State<Admin>,
     uri: Uri,

@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use crate::admin::api::ApiError;
-use crate::admin::{COMMAND, QueueStatus, Status};
+use crate::admin::server::COMMAND;
+use crate::admin::{QueueStatus, Status};
 use crate::health::LastError;
 use crate::rule_state::PausedRule;
 

@@ -1,5 +1,5 @@
 //! What became of each version of one key, from what both sides list and what is on record: the
-//! decisions alone, without a request.
+//! decisions alone, without a request; and how that is written for a terminal.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::ledger::KeyRecords;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
+use crate::objects::{KeyReplication, ObjectStatus, RuleRefusal};
 
 /// What became of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +273,53 @@ impl VersionedKey<'_> {
     }
 }
 
+impl ObjectStatus {
+    /// Writes it for a terminal.
+    pub(crate) fn write_text(&self, text: &mut String) -> fmt::Result {
+        for RuleRefusal { rule, detail, .. } in &self.refusals {
+            writeln!(text, "rule {rule} does not take it: {detail}")?;
+        }
+        for key in &self.keys {
+            key.write_lines(text)?;
+        }
+        Ok(())
+    }
+}
+
+impl KeyReplication {
+    fn write_lines(&self, text: &mut String) -> fmt::Result {
+        let [source, destination] =
+            [&self.source, &self.destination].map(|url| escape_controls(url));
+        writeln!(text, "{source} -> {destination} (rule {})", self.rule)?;
+        writeln!(
+            text,
+            "{:<10} {:<34} {:<22} REPLICA",
+            "STATUS", "VERSION", "SINCE"
+        )?;
+        for version in &self.versions {
+            version.write_lines(text)?;
+        }
+        for id in &self.unmanaged {
+            writeln!(text, "no replica: version {id} of the destination")?;
+        }
+        if self.omitted > 0 {
+            let omitted = self.omitted;
+            writeln!(
+                text,
+                "and {omitted} older versions, of which nothing is told"
+            )?;
+        }
+        if self.unread > 0 {
+            let unread = self.unread;
+            writeln!(
+                text,
+                "not looked at: {unread} older versions of the destination"
+            )?;
+        }
+        Ok(())
+    }
+}
+
 impl VersionStatus {
     /// Returns that of a version of which nothing more is known.
     fn new(version: &VersionRef, kind: VersionKind) -> Self {
@@ -290,7 +338,7 @@ impl VersionStatus {
     }
 
     /// Writes it for a terminal.
-    pub(crate) fn write_lines(&self, text: &mut String) -> fmt::Result {
+    fn write_lines(&self, text: &mut String) -> fmt::Result {
         let id = self.version_id.as_deref().unwrap_or("unknown");
         let since = self.since.as_deref().unwrap_or_default();
         let is_unknown = self.status == ReplicationStatus::Unknown;
