@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use crate::check::{Finding, SetUp};
 use crate::clock;
@@ -58,7 +59,7 @@ pub(crate) struct Admin {
 }
 
 /// The figures behind `s3-replicator status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Whether every queue answers and the daemon is not about to stop.
     pub ready: bool,
@@ -103,18 +104,19 @@ pub struct Status {
 }
 
 /// How many tasks of a rule are parked for one reason.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ParkedCount {
     /// The rule; empty for messages that fit none.
     pub rule: String,
     /// Why.
+    #[schema(value_type = String)]
     pub reason: Reason,
     /// How many.
     pub tasks: i64,
 }
 
 /// How polling a queue goes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct QueueStatus {
     /// Its name.
     pub queue: String,

@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::dispatch::runner::TaskResult;
@@ -87,7 +88,7 @@ pub(crate) struct Look {
 
 /// What is in flight at this moment, for the metrics and `status`: read from the loop's own state
 /// on request, so that it cannot drift.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct InFlightStats {
     /// What each rule has in flight.
     pub rules: BTreeMap<String, PendingFigures>,

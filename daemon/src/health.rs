@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use replicator_core::object::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::ledger::records::TargetKey;
@@ -213,15 +214,17 @@ impl fmt::Display for LivenessFailure {
 }
 
 /// The last error of a queue or a bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastError {
     /// What failed and why, in the words of the service or the network.
     pub error: String,
     /// When the first of these errors came after the last success.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// When the last one came.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Whether something has succeeded since.
     pub is_over: bool,
@@ -269,7 +272,7 @@ impl LastErrors {
 }
 
 /// What a backfill queue is not received from for: its work queue goes first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueYield {
     /// The work queue.
     pub work_queue: String,
@@ -278,6 +281,7 @@ pub struct QueueYield {
     pub messages: u64,
     /// Since when there are any.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
 }
 

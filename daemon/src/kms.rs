@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::s3::accounts::Accounts;
@@ -66,7 +67,17 @@ pub(crate) struct ResolvedKey {
 
 /// What a key is used for.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, strum::Display,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -100,7 +111,7 @@ struct LearnedKey {
 }
 
 /// Whether a key can be used, as far as KMS says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum KeyState {
@@ -115,7 +126,7 @@ pub enum KeyState {
 }
 
 /// A key of a rule, for `status`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct KeyStatus {
     /// The rule.
     pub rule: String,
@@ -128,6 +139,7 @@ pub struct KeyStatus {
     /// Whether it can be used.
     pub state: KeyState,
     /// Since when that is known.
+    #[schema(format = DateTime)]
     pub since: Option<String>,
     /// What KMS says beyond that.
     pub detail: String,

@@ -10,6 +10,7 @@ use prometheus::{
 use replicator_core::failure::Reason;
 use replicator_core::rule::Mismatch;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Declares an enum whose variants are the values of a label.
 macro_rules! labels {
@@ -65,7 +66,7 @@ labels! {
 
 labels! {
     /// Why nothing proves that a replica holds the source's bytes.
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, ToSchema)]
     #[serde(rename_all = "snake_case")]
     pub enum Unproved {
         /// The source states no checksum that is known here, and its ETag is no MD5.
@@ -95,7 +96,7 @@ labels! {
 }
 
 /// How many replicas of a rule were written without a proof, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnprovedCount {
     /// The rule.
     pub rule: String,
@@ -106,7 +107,7 @@ pub struct UnprovedCount {
 }
 
 /// What one rule has in flight.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct PendingFigures {
     /// Operations received and not yet settled.
     pub operations: i64,

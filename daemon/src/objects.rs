@@ -16,6 +16,7 @@ use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::rule::{BucketRef, DestinationMatch, Mismatch, Rule, match_rules};
 use replicator_core::stamp::OriginClaim;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ledger::records::{Replica, ReplicaState, TargetKey};
 use crate::ledger::{KeyRecords, Ledger, directory};
@@ -32,7 +33,7 @@ pub(crate) use history::VersionStatus;
 use history::VersionedKey;
 
 /// What became of an object.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ObjectStatus {
     /// The object that the question was about.
     pub(crate) object: String,
@@ -43,7 +44,7 @@ pub(crate) struct ObjectStatus {
 }
 
 /// A key of a source at one of its destinations.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct KeyReplication {
     /// The rule that decides about the key.
     pub(crate) rule: String,
@@ -63,7 +64,7 @@ pub(crate) struct KeyReplication {
 }
 
 /// Why a rule does not take a key.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct RuleRefusal {
     /// The rule.
     pub(crate) rule: String,

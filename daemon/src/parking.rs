@@ -12,6 +12,7 @@ use replicator_core::retry;
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::ledger::Ledger;
@@ -34,7 +35,7 @@ pub(crate) struct Object {
 }
 
 /// What came of a retry command.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct RetrySummary {
     /// Parked tasks that the command selects.
     pub(crate) tasks: u64,

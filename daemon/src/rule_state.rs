@@ -16,6 +16,7 @@ use replicator_core::rule::{Mismatch, Rule};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use crate::clock;
 use crate::ledger::Ledger;
@@ -23,10 +24,11 @@ use crate::ledger::records::RulePause;
 use crate::metrics::Metrics;
 
 /// A rule that is paused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PausedRule {
     /// Since when it is, if by command: otherwise it is disabled.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
 }
 
@@ -146,13 +148,15 @@ impl PauseState {
 pub(crate) struct RuleActivity(Mutex<BTreeMap<String, ActivityFigures>>);
 
 /// What one rule saw and did since the daemon was started.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActivityFigures {
     /// When an event last came whose key the rule takes.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub last_event: Option<Timestamp>,
     /// When a version or delete marker was last written.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub last_replica: Option<Timestamp>,
     /// The last comparison of all its keys that ended here.
     #[serde(default)]
@@ -160,17 +164,20 @@ pub struct ActivityFigures {
     /// Versions and delete markers written.
     pub replicated: u64,
     /// Versions that get no replica, by reason.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub skipped: BTreeMap<Reason, u64>,
     /// Events and versions that neither this rule nor another one took, by what they lack for this
     /// one.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub unmatched: BTreeMap<Mismatch, u64>,
 }
 
 /// A comparison of all keys of a rule, and what it came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FinishedRound {
     /// When it ended.
     #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub ended: Timestamp,
     /// How many keys were compared.
     pub keys: u64,

@@ -11,15 +11,22 @@ use axum::routing::get;
 use http::{StatusCode, Uri};
 use percent_encoding::utf8_percent_encode;
 use replicator_config::{Invalid, Settings, suggest_nearest};
-use replicator_core::failure::{FailureKind, error_chain};
+use replicator_core::failure::{FailureKind, Reason, error_chain};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tracing::info;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{
+    Content, Header, Object, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema,
+    SecurityRequirement, Type,
+};
+use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use crate::admin::failures::{self, ANSWER_TIMEOUT, QUOTED};
 use crate::admin::server::query_pairs;
 use crate::admin::status::{DaemonAddress, DaemonClient, TIMEOUT, send_request};
-use crate::admin::{Admin, Refusal, bad_request, json_response, unavailable};
+use crate::admin::{Admin, Refusal, Status, bad_request, json_response, server, unavailable};
 use crate::objects::{
     LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered, read_beside,
 };
@@ -29,6 +36,7 @@ use crate::process::run_blocking;
 pub(super) fn router(admin: &Admin) -> Router<Admin> {
     // Not nested: the guard of changes sees the whole path.
     Router::new()
+        .route("/api/v1/openapi.json", get(read_document))
         .route("/api/v1/status", get(read_status))
         .route("/api/v1/failures", get(failures::list_parked))
         .route(
@@ -40,14 +48,161 @@ pub(super) fn router(admin: &Admin) -> Router<Admin> {
         .route("/api/v1/rules/{id}/resume", admin.change(resume_rule))
 }
 
+/// The document of the API, made of the types that it answers with.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "s3-replicator",
+        description = "What one daemon of s3-replicator knows, and what it can be told to do. A \
+            request that HTTP itself does not allow, or whose head has more than 16 KiB or 100 \
+            headers, is answered by 400, 414 or 431 without a body."
+    ),
+    paths(
+        read_document,
+        read_status,
+        read_object,
+        failures::list_parked,
+        failures::retry_parked,
+        pause_rule,
+        resume_rule,
+        server::status,
+        server::metrics,
+        server::healthz,
+        server::readyz
+    ),
+    tags(
+        (name = "api", description = "For programs: refusals are JSON"),
+        (name = "host", description = "For health checks, Prometheus and the commands of the host")
+    ),
+    components(schemas(ApiError)),
+    modifiers(&SharedRules)
+)]
+struct ApiDocument;
+
+/// What is true of all paths, and of all answers.
+struct SharedRules;
+
+impl Modify for SharedRules {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        let scheme = scheme.description(Some("The token of `api_token_file`"));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme.build()));
+        components.schemas.values_mut().for_each(require_all);
+        for (path, item) in &mut document.paths.paths {
+            let is_api = path.starts_with("/api/");
+            if let Some(operation) = &mut item.get {
+                add_refusals(operation, is_api, REFUSED);
+            }
+            if let Some(operation) = &mut item.post {
+                add_refusals(operation, is_api, REFUSED);
+                add_refusals(operation, is_api, CHANGE_REFUSED);
+                let token = SecurityRequirement::new(TOKEN, [""; 0]);
+                operation.security = Some(vec![token]);
+            }
+        }
+    }
+}
+
+const TOKEN: &str = "token";
+
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "400",
+        "The query cannot be read, or the request names no host",
+    ),
+    ("403", "A browser sends it for a page of another origin"),
+    ("421", "Another host is meant"),
+];
+
+const CHANGE_REFUSED: &[(&str, &str)] = &[
+    ("401", "The token is missing, or is another one"),
+    (
+        "403",
+        "There is no token, so that nothing may be changed here, or a browser sends it for a page \
+         of another origin",
+    ),
+];
+
+fn add_refusals(operation: &mut Operation, is_api: bool, refusals: &[(&str, &str)]) {
+    let form = if is_api {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    if let Some(RefOr::T(busy)) = operation.responses.responses.get_mut("503")
+        && is_api
+    {
+        let after = Header::new(Object::with_type(Type::Integer));
+        busy.headers.insert("Retry-After".to_owned(), after.into());
+    }
+    for (status, why) in refusals {
+        if !is_api && *status == "403" {
+            continue;
+        }
+        let schema = is_api.then(|| Ref::from_schema_name("ApiError"));
+        let answer = ResponseBuilder::new().description(*why);
+        let answer = answer.content(form, Content::new(schema));
+        let answers = &mut operation.responses.responses;
+        answers.insert((*status).to_owned(), answer.build().into());
+    }
+}
+
+/// Every field is written, those included that may be absent from what an older daemon said.
+fn require_all(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            object.required = object.properties.keys().cloned().collect();
+            object.properties.values_mut().for_each(require_all);
+        }
+        RefOr::T(Schema::OneOf(any)) => any.items.iter_mut().for_each(require_all),
+        RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(require_all),
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
+}
+
+/// A reason code in a query.
+pub(super) struct ReasonCode;
+
+impl PartialSchema for ReasonCode {
+    fn schema() -> RefOr<Schema> {
+        let codes = Reason::ALL.iter().map(|reason| reason.as_str());
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        schema.enum_values(Some(codes)).into()
+    }
+}
+
+impl ToSchema for ReasonCode {}
+
 /// Why a request has no other answer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct ApiError {
     /// What is wrong, and what to do.
     pub(super) error: String,
 }
 
+/// Describes this API.
+#[utoipa::path(
+    get,
+    path = "/api/v1/openapi.json",
+    tag = "api",
+    responses((status = 200, description = "This document", body = Object))
+)]
+async fn read_document(uri: Uri) -> Result<Response, Refusal> {
+    refuse_query(&uri)?;
+    Ok(json_response(&ApiDocument::openapi()))
+}
+
 /// Tells how the daemon is: what it has in flight, what each rule does, what fails.
+#[utoipa::path(
+    get,
+    path = "/api/v1/status",
+    tag = "api",
+    responses(
+        (status = 200, description = "The figures", body = Status),
+        (status = 503, description = "The dispatch does not answer", body = ApiError),
+    )
+)]
 async fn read_status(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
     refuse_query(&uri)?;
     let status = admin.status().await.map_err(unavailable)?;
@@ -55,6 +210,24 @@ async fn read_status(State(admin): State<Admin>, uri: Uri) -> Result<Response, R
 }
 
 /// Tells what became of each version of an object at each destination.
+#[utoipa::path(
+    get,
+    path = "/api/v1/objects",
+    tag = "api",
+    params(
+        ("uri" = String, Query, pattern = "^s3://[^/]+/[\\s\\S]", description = "s3://bucket/key at \
+            either side; of one version with ?versionId=ID behind it")
+    ),
+    responses(
+        (status = 200, description = "What became of it", body = ObjectStatus),
+        (status = 404, description = "No rule has the bucket, or neither side has the version",
+            body = ApiError),
+        (status = 502, description = "A bucket refuses to answer, or the key has more than \
+            100,000 versions", body = ApiError),
+        (status = 503, description = "A bucket or the ledger does not answer, or two objects are \
+            being read already", body = ApiError),
+    )
+)]
 async fn read_object(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
     let asked = only_value(&uri, "uri")?.filter(|asked| !asked.is_empty());
     let asked = asked.ok_or_else(|| bad_request("say which object: ?uri=s3://bucket/key"))?;
@@ -136,7 +309,7 @@ pub async fn ask_object(
 }
 
 /// The answer to either command.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 struct Changed {
     /// Whether the rule was in the other state before.
     changed: bool,
@@ -173,6 +346,18 @@ pub(crate) async fn resume(State(admin): State<Admin>, uri: Uri) -> Result<Respo
 }
 
 /// Pauses a rule: it writes nothing until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/api/v1/rules/{id}/pause",
+    tag = "api",
+    params(("id" = String, Path, description = "The id of the rule")),
+    responses(
+        (status = 200, description = "Whether the rule was in the other state before",
+            body = Changed),
+        (status = 404, description = "There is no such rule", body = ApiError),
+        (status = 500, description = "The ledger takes no record", body = ApiError),
+    )
+)]
 async fn pause_rule(
     State(admin): State<Admin>,
     Path(rule): Path<String>,
@@ -183,6 +368,18 @@ async fn pause_rule(
 }
 
 /// Lets a rule that was paused go on.
+#[utoipa::path(
+    post,
+    path = "/api/v1/rules/{id}/resume",
+    tag = "api",
+    params(("id" = String, Path, description = "The id of the rule")),
+    responses(
+        (status = 200, description = "Whether the rule was in the other state before",
+            body = Changed),
+        (status = 404, description = "There is no such rule", body = ApiError),
+        (status = 500, description = "The ledger takes no record", body = ApiError),
+    )
+)]
 async fn resume_rule(
     State(admin): State<Admin>,
     Path(rule): Path<String>,

@@ -18,7 +18,9 @@ use replicator_core::object::{Key, VersionId, escape_controls};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
+use crate::admin::api::{ApiError, ReasonCode};
 use crate::admin::server::query_pairs;
 use crate::admin::status::{DaemonAddress, DaemonClient, send_request};
 use crate::admin::{Admin, Refusal, SILENT, bad_request, json_response, unavailable};
@@ -107,8 +109,8 @@ pub struct Which {
 }
 
 /// The answer to `GET /failures`.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct FailureList {
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(super) struct FailureList {
     /// How many there are; the list may stop before.
     total: u64,
     /// The parked tasks.
@@ -116,7 +118,7 @@ struct FailureList {
 }
 
 /// One parked task.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 struct FailureRow {
     /// The rule; empty for messages that fit none.
     rule: String,
@@ -138,6 +140,7 @@ struct FailureRow {
     /// The service's own words.
     detail: String,
     /// When it was parked.
+    #[schema(format = DateTime)]
     since: Option<String>,
     /// How long ago that is.
     age_seconds: u64,
@@ -357,6 +360,22 @@ const LISTED_MAX: usize = 10_000;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lists parked tasks, each with its reason and what puts it right, at most 10,000.
+#[utoipa::path(
+    get,
+    path = "/api/v1/failures",
+    tag = "api",
+    params(
+        ("rule" = Option<String>, Query, description = "Only what is parked under this rule"),
+        ("reason" = inline(Option<ReasonCode>), Query, description = "Only what is parked for this reason"),
+        ("key" = Option<String>, Query, pattern = "^s3://[^/]+/[\\s\\S]",
+            description = "Only s3://bucket/key, at the source or at the destination"),
+    ),
+    responses(
+        (status = 200, description = "What is parked", body = FailureList),
+        (status = 500, description = "The ledger cannot be read", body = ApiError),
+        (status = 503, description = "The dispatch does not answer", body = ApiError),
+    )
+)]
 pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Result<Response, Refusal> {
     let (filter, _) = parse_filter(&admin, uri.query().unwrap_or_default()).await?;
     let listing = run_blocking(|| listing(&admin.engine.ledger, &filter));
@@ -364,6 +383,23 @@ pub(crate) async fn list_parked(State(admin): State<Admin>, uri: Uri) -> Result<
 }
 
 /// Tries parked tasks again: all of them, or those of a rule, a reason or a key.
+#[utoipa::path(
+    post,
+    path = "/api/v1/failures/retry",
+    tag = "api",
+    params(
+        ("all" = Option<bool>, Query, description = "Whether nothing has to restrict it"),
+        ("rule" = Option<String>, Query, description = "Only what is parked under this rule"),
+        ("reason" = inline(Option<ReasonCode>), Query, description = "Only what is parked for this reason"),
+        ("key" = Option<String>, Query, pattern = "^s3://[^/]+/[\\s\\S]",
+            description = "Only s3://bucket/key, at the source or at the destination"),
+    ),
+    responses(
+        (status = 200, description = "How many are tried", body = RetrySummary),
+        (status = 500, description = "The ledger cannot be read", body = ApiError),
+        (status = 503, description = "The dispatch or the ledger does not answer", body = ApiError),
+    )
+)]
 pub(crate) async fn retry_parked(
     State(admin): State<Admin>,
     uri: Uri,

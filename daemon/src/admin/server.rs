@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::admin::api::{self, ApiError};
-use crate::admin::{Admin, Refusal, bad_request, failures, json_response, unavailable};
+use crate::admin::{Admin, Refusal, Status, bad_request, failures, json_response, unavailable};
 
 // A scraper or two, a load balancer, and operators. Beyond that the oldest connection makes way for
 // the next one, so that half-sent requests keep no client out.
@@ -324,14 +324,32 @@ async fn no_path(uri: Uri) -> Refusal {
 }
 
 /// Exports every metric in the text format of Prometheus.
-async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, Refusal> {
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "host",
+    responses(
+        (status = 200, description = "The metrics", body = String, content_type = "text/plain; version=0.0.4"),
+        (status = 500, description = "They cannot be written down", body = String, content_type = "text/plain; charset=utf-8"),
+    )
+)]
+pub(super) async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, Refusal> {
     let text = admin.metrics().await;
     let text = text.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
 /// Says whether the daemon gets anywhere.
-async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "host",
+    responses(
+        (status = 200, description = "It does", body = String, content_type = "text/plain; charset=utf-8"),
+        (status = 503, description = "What keeps it from that", body = String, content_type = "text/plain; charset=utf-8"),
+    )
+)]
+pub(super) async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
     match admin.problem().await {
         None => Ok("ok\n"),
         Some(problem) => Err(unavailable(format!("{problem}\n"))),
@@ -339,7 +357,16 @@ async fn healthz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
 }
 
 /// Says whether every queue answers and the daemon is not about to stop.
-async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "host",
+    responses(
+        (status = 200, description = "That is so", body = String, content_type = "text/plain; charset=utf-8"),
+        (status = 503, description = "What is not so", body = String, content_type = "text/plain; charset=utf-8"),
+    )
+)]
+pub(super) async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
     match admin.unreadiness() {
         None => Ok("ready\n"),
         Some(reason) => Err(unavailable(format!("{reason}\n"))),
@@ -347,7 +374,16 @@ async fn readyz(State(admin): State<Admin>) -> Result<&'static str, Refusal> {
 }
 
 /// Tells the same as `/api/v1/status`; a refusal is text.
-async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
+#[utoipa::path(
+    get,
+    path = "/status",
+    tag = "host",
+    responses(
+        (status = 200, description = "The figures", body = Status),
+        (status = 503, description = "The dispatch does not answer", body = String, content_type = "text/plain; charset=utf-8"),
+    )
+)]
+pub(super) async fn status(State(admin): State<Admin>) -> Result<Response, Refusal> {
     let status = admin.status().await.map_err(unavailable)?;
     Ok(json_response(&status))
 }

@@ -9,11 +9,12 @@ use replicator_core::rule::Rule;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::{Display, IntoStaticStr};
+use utoipa::ToSchema;
 
 use crate::s3::accounts::error::Refusal;
 
 /// One thing that is wrong with a set-up, or may be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -45,6 +46,7 @@ pub struct Finding {
     Deserialize,
     Display,
     IntoStaticStr,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -71,6 +73,7 @@ pub enum Severity {
     Deserialize,
     Display,
     IntoStaticStr,
+    ToSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -176,7 +179,7 @@ pub enum CheckName {
 }
 
 /// What puts a finding right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Fix {
     /// A statement to add to a policy.
@@ -208,9 +211,10 @@ pub enum Fix {
 }
 
 /// A policy document, as `s3-replicator policies` names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyDocument {
     /// Its kind.
+    #[schema(value_type = String)]
     pub kind: DocumentKind,
     /// The ARN of the role, user, bucket, access point, queue or key.
     pub attached_to: String,

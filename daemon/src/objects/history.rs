@@ -12,13 +12,14 @@ use replicator_core::rule::{History, Mismatch, Rule, Takers, VersionScope};
 use replicator_core::stamp::{self, CLOCKS_APART_MAX};
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use crate::ledger::KeyRecords;
 use crate::ledger::records::{ParkedTask, Replica, ReplicaState};
 use crate::objects::{KeyReplication, ObjectStatus, RuleRefusal};
 
 /// What became of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct VersionStatus {
     /// Its id at the source; absent where the source has lost it and its replica does not say it.
     pub(crate) version_id: Option<String>,
@@ -30,6 +31,7 @@ pub(crate) struct VersionStatus {
     pub(crate) replica_version_id: Option<String>,
     /// Since when that is so: when the replica was written, or the task was parked, or else when
     /// the version was made.
+    #[schema(format = DateTime)]
     pub(crate) since: Option<String>,
     /// Why it has no replica: a reason code, or what the rule lacks.
     pub(crate) reason: Option<String>,
@@ -40,7 +42,7 @@ pub(crate) struct VersionStatus {
 }
 
 /// The words of native replication, one for what no rule takes, and one for what was not looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[strum(serialize_all = "UPPERCASE")]
 pub(crate) enum ReplicationStatus {

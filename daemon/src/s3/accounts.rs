@@ -35,6 +35,7 @@ use replicator_config::{Account, ConditionalWrites, Service};
 use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::metrics::Metrics;
 use crate::s3::client::{
@@ -90,7 +91,7 @@ pub(crate) struct Accounts {
 }
 
 /// A clock that is so far from ours that its dates are not used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FarOffClock {
     /// The account whose services have it.
     pub account: String,

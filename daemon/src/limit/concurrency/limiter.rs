@@ -10,6 +10,7 @@ use replicator_core::failure::{Dependency, Failure, FailureKind, Operation};
 use replicator_core::retry::{Circuit, ConcurrencyLimit, Epoch, Subject, Suspects};
 use replicator_core::rule::BucketRef;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::limit::concurrency::Route;
 
@@ -137,7 +138,7 @@ pub(super) fn described(failure: Option<DependencyFailure>) -> String {
 }
 
 /// A dependency that is throttled, or whose circuit is open.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DegradedDependency {
     /// A bucket or a key.
     pub name: String,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
+use utoipa::ToSchema;
 
 use crate::s3::client::CHECKSUM_MODE;
 use replicator_core::failure::Operation;
@@ -123,7 +124,7 @@ struct Lack {
 }
 
 /// A feature that the daemon goes without.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DisabledFeature {
     /// The account whose endpoint it is.
     pub account: String,
