@@ -12,8 +12,10 @@ use tokio::net::TcpStream;
 
 use crate::world::config::Config;
 use crate::world::daemon::{Daemon, printed, run};
+use crate::world::faults::{Fault, Faults};
 use crate::world::hostile::Hostile;
-use crate::world::{World, http};
+use crate::world::oracle::Script;
+use crate::world::{World, eventually, http};
 
 const TOKEN: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
 
@@ -260,4 +262,56 @@ async fn a_method_that_a_path_does_not_know_is_refused_with_those_that_it_knows(
         assert!(answer.contains(&format!("allow: {known}\r\n")), "{answer}");
         assert!(answer.contains("{\"error\":\""), "{answer}");
     }
+}
+
+/// Sends a daemon of real servers what its document permits and what it does not, and compares the
+/// answers with it.
+async fn assert_conforms(token: Option<&str>) {
+    let world = World::new().await;
+    let faults = Faults::open().await;
+    let archive = world.archive.clone();
+    faults.script(Fault::AccessDenied, usize::MAX, move |seen| {
+        seen.is(&archive, "PutObject") && seen.key.contains("refused")
+    });
+    let mut config = world.config();
+    config.endpoint.clone_from(&faults.url);
+    if token.is_some() {
+        with_token(&mut config);
+    }
+    let daemon = Daemon::spawn(&config).ready().await;
+    // Something to tell of: versions with a replica, and one that is parked.
+    world.put("report", "first").await;
+    world.put("report", "second").await;
+    world.put("refused", "first").await;
+    eventually("it is parked", async || {
+        daemon.metrics().await.sum("parked", &[]) == 1.0
+    })
+    .await;
+    let url = format!("http://{}", config.listen);
+    let document = http::get(&format!("{url}/api/v1/openapi.json")).await;
+    let file = config.path.with_file_name("openapi.json");
+    fs::write(&file, document.unwrap().1).unwrap();
+    let judge = Script::new("validate_openapi.py").option("file", file.display());
+    assert_eq!(judge.summary().await["openapi"], "3.1.0");
+    let mut judge = Script::of_schemathesis()
+        .option("url", &url)
+        .option("rule", "orders");
+    for key in ["report", "refused"] {
+        judge = judge.option("object", format!("s3://{}/{key}", world.source));
+    }
+    if let Some(token) = token {
+        judge = judge.option("token", token);
+    }
+    let summary = judge.summary().await;
+    assert!(summary["cases"].as_u64() > Some(300), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_each_answer_is_one_that_the_document_has() {
+    assert_conforms(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_each_answer_is_one_that_the_document_has() {
+    assert_conforms(Some(TOKEN)).await;
 }

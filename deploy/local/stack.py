@@ -28,6 +28,7 @@ BUILD_DIR = Path(
 )
 PYTHON = BUILD_DIR / "venv" / "bin" / "python"
 ENCRYPTION_CLIENT = BUILD_DIR / "encryption-client" / "bin" / "python"
+SCHEMATHESIS = BUILD_DIR / "schemathesis" / "bin" / "python"
 RCLONE = BUILD_DIR / "peers" / "bin" / "rclone"
 KEPT_LOG = BUILD_DIR / "localstack.log"
 SERVICES = ("s3", "sqs", "sns", "kms", "sts", "iam", "ssm", "cloudformation")
@@ -182,6 +183,7 @@ def run(command: list[str]) -> int:
             "REPLICATOR_LOCALSTACK_URL": stack.url,
             "REPLICATOR_PYTHON": str(PYTHON),
             "REPLICATOR_ENCRYPTION_CLIENT": str(ENCRYPTION_CLIENT),
+            "REPLICATOR_SCHEMATHESIS": str(SCHEMATHESIS),
             "REPLICATOR_RCLONE": str(RCLONE),
             "REPLICATOR_ROOT": str(ROOT),
         }

@@ -48,6 +48,11 @@ impl Script {
         )
     }
 
+    /// Names the script that has Schemathesis.
+    pub(crate) fn of_schemathesis() -> Self {
+        Self::run_by("REPLICATOR_SCHEMATHESIS", "tests/oracle", "api_contract.py")
+    }
+
     fn run_by(python: &str, folder: &str, name: &str) -> Self {
         let python =
             env::var(python).unwrap_or_else(|_| panic!("{python} is not set: run `make test`"));
