@@ -2,13 +2,12 @@
 //!
 //! In the order data flows:
 //!
-//! - `object`: buckets, keys, versions, ETags
+//! - `object`: buckets, keys, versions, ETags, and how an object is cut for a multipart upload
 //! - `event`: messages become events
 //! - `rule`: which objects go where, and how
 //! - `plan`: the next thing to append at a destination
 //! - `stamp`: the origin of a replica, in its metadata, and how far it is believed
 //! - `compare`: how the histories of a key differ at both ends
-//! - `parts`: how an object is cut for a multipart upload
 //! - `failure`: what went wrong in which operation, and what to do about it
 //! - `retry`: how long a request may take and may take effect, and the wait before the next; how many
 //!   may be under way at a dependency that throttles, whether to send any to one that does not
@@ -18,8 +17,9 @@ pub mod compare;
 pub mod event;
 pub mod failure;
 pub mod object;
-pub mod parts;
 pub mod plan;
 pub mod retry;
 pub mod rule;
 pub mod stamp;
+
+pub use object::parts;
