@@ -49,6 +49,8 @@ pub struct PolicyOptions {
     pub source_keys: Vec<String>,
     /// Keys that destination buckets encrypt under by default.
     pub destination_keys: Vec<String>,
+    /// Whether source buckets send their events to EventBridge.
+    pub event_bridge: bool,
 }
 
 impl PolicyOptions {
@@ -220,16 +222,16 @@ impl Document {
 
     /// Lists the actions of the policy, each with what it is about.
     pub fn grants(&self) -> BTreeSet<(&'static str, &str)> {
-        let grants = self.grants.iter();
-        grants
-            .map(|grant| (grant.action, grant.about.as_str()))
-            .collect()
+        let grants = self
+            .grants
+            .iter()
+            .map(|one| (one.action, one.about.as_str()));
+        grants.collect()
     }
 
     /// Says whether a statement names a principal.
     fn names_principal(&self, arn: &str) -> bool {
-        let named =
-            |grant: &Grant| matches!(&grant.principal, Some(Principal::Aws(one)) if one == arn);
+        let named = |one: &Grant| matches!(&one.principal, Some(Principal::Aws(own)) if own == arn);
         self.grants.iter().any(named)
     }
 
@@ -280,6 +282,17 @@ fn covers(name: &str, arn: &str) -> bool {
 }
 
 impl Grant {
+    /// Makes one without principal and conditions.
+    fn of(action: &'static str, resource: &str) -> Self {
+        Self {
+            principal: None,
+            action,
+            about: resource.to_owned(),
+            resource: Some(resource.to_owned()),
+            conditions: Conditions::new(),
+        }
+    }
+
     /// Says whether all but action and resource is the same.
     fn is_alike(&self, other: &Self) -> bool {
         self.principal == other.principal
@@ -464,6 +477,12 @@ impl<'a> ArnTable<'a> {
                 keys
             }
         }
+    }
+
+    /// Returns the ARN that stands for the rules of all event buses of an account.
+    pub(super) fn event_bus_rules(&self, account: &str) -> String {
+        let keys = self.any_key(account).replacen("kms", "events", 1);
+        keys.replace("key/*", "rule/*")
     }
 
     fn any_key(&self, account: &str) -> String {

@@ -5,6 +5,7 @@
 mod access;
 mod buckets;
 mod delivery;
+mod event_bridge;
 mod file;
 mod finding;
 mod notification;
@@ -25,7 +26,6 @@ use replicator_config::{Account, Settings};
 use replicator_core::rule::{BucketRef, Rule};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::clock;
 use crate::kms::configured_keys;
@@ -33,7 +33,8 @@ use crate::metrics::Metrics;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use access::{Asked, DocumentSet, Signing, Signings};
 use buckets::End;
-use delivery::{Notifications, Sender, Topics};
+use delivery::{Notifications, Topics};
+use event_bridge::{BusRules, EventBus};
 pub use finding::{CheckName, CheckReport, Finding, Fix, PolicyDocument, Section, Severity};
 use notification::Way;
 use queues::Purpose;
@@ -138,19 +139,8 @@ impl SetUp {
     /// Takes over what was found, and logs what was not known before.
     fn replace(&self, findings: Vec<Finding>) {
         let before = std::mem::replace(&mut *self.found(), findings.clone());
-        for finding in findings.iter().filter(|found| !before.contains(found)) {
-            let rule = finding.rule.as_deref().unwrap_or_default();
-            let (check, severity): (&str, &str) = (finding.check.into(), finding.severity.into());
-            let (place, detail) = (&finding.place, &finding.what);
-            warn!(
-                rule,
-                check,
-                severity,
-                place,
-                detail,
-                "the set-up may not work, see `s3-replicator check`"
-            );
-        }
+        let new = findings.iter().filter(|found| !before.contains(found));
+        new.for_each(Finding::log);
     }
 }
 
@@ -181,6 +171,8 @@ struct Known<'a> {
     events: Vec<String>,
     buckets: Buckets<'a>,
     topics: Topics,
+    /// The rules of the event buses that sources may send to.
+    buses: BTreeMap<&'a BucketRef, BusRules>,
     /// The enabled rules of each source.
     rules: BTreeMap<&'a BucketRef, Vec<&'a Rule>>,
 }
@@ -200,13 +192,15 @@ impl<'a> Asker<'a> {
         for rule in fed.filter(|rule| rule.enabled || rule.is_waiting()) {
             rules.entry(&rule.source).or_default().push(rule);
         }
-        let known = Known {
+        let mut known = Known {
             events,
             signing,
             buckets,
             topics,
+            buses: BTreeMap::new(),
             rules,
         };
+        known.buses = self.ask_buses(&known).await;
         let mut judging = Vec::new();
         for (place, asked) in &queues {
             judging.push(self.judge_queue(&known, *place, asked.as_ref()).boxed());
@@ -255,16 +249,12 @@ impl<'a> Asker<'a> {
     }
 
     async fn ask_queues(&self, signing: &Signings<'a>) -> Queues<'a> {
-        let places = file::queue_places(self.settings);
-        let mut asking = Vec::new();
-        for place in &places {
+        let question = |place: &queues::QueuePlace<'a>| {
             let clients = self.accounts.get(&place.account.name);
             let clients = clients.filter(|_| signing.can_sign(&place.account.name));
-            let asked = clients.map(|clients| queues::read_attributes(*place, clients));
-            asking.push(OptionFuture::from(asked).boxed());
-        }
-        let asked = few_at_a_time(asking).await;
-        places.into_iter().zip(asked).collect()
+            Some(queues::read_attributes(*place, clients?).boxed())
+        };
+        ask_each(file::queue_places(self.settings), question).await
     }
 
     async fn ask_buckets(&self, signing: &Signings<'a>) -> Buckets<'a> {
@@ -272,16 +262,11 @@ impl<'a> Asker<'a> {
         let mut all: BTreeSet<_> = self.enabled().map(|rule| &rule.destination).collect();
         all.extend(&sources);
         all.retain(|bucket| signing.can_sign(&bucket.account));
-        let mut asking = Vec::new();
-        for bucket in &all {
-            let place = self.place(signing, bucket);
-            let is_source = sources.contains(*bucket);
-            let asked = place.map(|place| buckets::read_attributes(place, is_source));
-            asking.push(OptionFuture::from(asked).boxed());
-        }
-        let asked = few_at_a_time(asking).await;
-        let known = |(bucket, asked): (_, Option<_>)| Some((bucket, asked?));
-        all.into_iter().zip(asked).filter_map(known).collect()
+        let question = |bucket: &&'a BucketRef| {
+            let place = self.place(signing, bucket)?;
+            Some(buckets::read_attributes(place, sources.contains(bucket)).boxed())
+        };
+        answered(ask_each(all, question).await)
     }
 
     async fn ask_topics(&self, buckets: &Buckets<'a>, ours: &[String]) -> Topics {
@@ -291,15 +276,29 @@ impl<'a> Asker<'a> {
             topics.map(move |topic| (topic.to_owned(), *bucket))
         });
         let of_bucket: BTreeMap<String, &BucketRef> = of_bucket.collect();
-        let mut asking = Vec::new();
-        for (topic, bucket) in &of_bucket {
-            let reached = self.reach(&bucket.account);
-            let asked = reached.map(|reached| delivery::read_topic(topic, ours, reached));
-            asking.push(OptionFuture::from(asked).boxed());
-        }
-        let asked = few_at_a_time(asking).await;
-        let known = |(topic, asked): (&String, Option<_>)| Some((topic.clone(), asked?));
-        of_bucket.keys().zip(asked).filter_map(known).collect()
+        let question = |topic: &String| {
+            let reached = self.reach(&of_bucket.get(topic)?.account)?;
+            Some(delivery::read_topic(topic.clone(), ours, reached).boxed())
+        };
+        answered(ask_each(of_bucket.keys().cloned(), question).await)
+    }
+
+    /// Asks for the rules of the event buses by which events may come.
+    async fn ask_buses(&self, known: &Known<'a>) -> BTreeMap<&'a BucketRef, BusRules> {
+        let enabled = self.enabled();
+        let ways = enabled.filter_map(|rule| Some((rule, self.way(known, rule)?)));
+        let needing = ways.filter(|(_, way)| way.may_need_bus());
+        let sources: BTreeSet<_> = needing.map(|(rule, _)| &rule.source).collect();
+        let question = |source: &&'a BucketRef| {
+            let bus = self.bus(source)?;
+            Some(bus.read_rules(&known.events).boxed())
+        };
+        answered(ask_each(sources, question).await)
+    }
+
+    fn bus(&self, source: &BucketRef) -> Option<EventBus<'a>> {
+        let (account, clients) = self.reach(&source.account)?;
+        Some(EventBus { account, clients })
     }
 
     fn place<'k>(
@@ -334,7 +333,8 @@ impl<'a> Asker<'a> {
             return section;
         };
         let documents = &known.signing.documents;
-        let senders = self.senders(known, place);
+        let ways = self.enabled().filter_map(|rule| self.way(known, rule));
+        let senders = delivery::senders_of(ways, place);
         queues::judge(place, (asked, documents), &senders, &mut section);
         // A bucket that does not say where its events go may send them here.
         let mut buckets = known.buckets.values();
@@ -345,21 +345,6 @@ impl<'a> Asker<'a> {
             Box::pin(queues::try_access(place, clients, documents, &mut section)).await;
         }
         section
-    }
-
-    /// Lists what sends events to a queue, or is to once the notifications are right.
-    fn senders(&self, known: &Known<'a>, place: queues::QueuePlace<'a>) -> Vec<Sender> {
-        let mut senders: Vec<Sender> = Vec::new();
-        if place.purpose != Purpose::Events {
-            return senders;
-        }
-        let arn = place.arn();
-        for way in self.enabled().filter_map(|rule| self.way(known, rule)) {
-            senders.extend(delivery::senders(&way, &arn));
-        }
-        senders.sort();
-        senders.dedup();
-        senders
     }
 
     /// Returns the way of a rule's events, as far as its bucket says it.
@@ -377,6 +362,7 @@ impl<'a> Asker<'a> {
             reader,
             notifications: attributes.notifications.as_ref().ok()?,
             topics: &known.topics,
+            bus: known.buses.get(&rule.source),
             queues: &known.events,
         })
     }
@@ -391,7 +377,7 @@ impl<'a> Asker<'a> {
         let from = self.judge_bucket(known, (rule, End::Source), &mut section);
         if let Some((place, attributes)) = from {
             match &attributes.notifications {
-                Ok(_) => section.add(self.way(known, rule).iter().flat_map(Way::judge)),
+                Ok(_) => section.add(self.judge_way(known, rule).await.into_iter().flatten()),
                 Err(refusal) => section.add([buckets::unread(
                     (place, attributes),
                     refusal,
@@ -420,6 +406,12 @@ impl<'a> Asker<'a> {
         section.of_rule(rule)
     }
 
+    async fn judge_way(&self, known: &Known<'a>, rule: &'a Rule) -> Option<Vec<Finding>> {
+        let (way, bus) = (self.way(known, rule)?, self.bus(&rule.source)?);
+        let bridge = Box::pin(bus.test_patterns(&way)).await;
+        Some(way.judge(bridge.as_ref()))
+    }
+
     /// Judges one of a rule's buckets, and returns it if it can be asked more.
     fn judge_bucket<'k>(
         &self,
@@ -441,6 +433,25 @@ impl<'a> Asker<'a> {
         };
         buckets::judge((place, attributes), end, section).then_some((place, attributes))
     }
+}
+
+/// Asks something of each, where it can be asked.
+async fn ask_each<'q, K: Send, T: Send>(
+    keys: impl IntoIterator<Item = K>,
+    question: impl Fn(&K) -> Option<BoxFuture<'q, T>>,
+) -> Vec<(K, Option<T>)> {
+    let keys: Vec<K> = keys.into_iter().collect();
+    let questions = keys
+        .iter()
+        .map(|key| OptionFuture::from(question(key)).boxed());
+    let answers = few_at_a_time(questions.collect()).await;
+    keys.into_iter().zip(answers).collect()
+}
+
+fn answered<K: Ord, T>(asked: Vec<(K, Option<T>)>) -> BTreeMap<K, T> {
+    let asked = asked.into_iter();
+    let known = asked.filter_map(|(key, answer)| Some((key, answer?)));
+    known.collect()
 }
 
 /// Waits for the answers to questions, in their order.

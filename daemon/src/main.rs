@@ -238,18 +238,21 @@ struct Policies {
     /// A key that a destination bucket encrypts under by default
     #[arg(long = "destination-key", value_name = "ARN")]
     destination_keys: Vec<String>,
+    /// Source buckets send their events to EventBridge, whose rules `check` reads
+    #[arg(long)]
+    event_bridge: bool,
 }
 
 impl Policies {
     fn print(self, settings: &Settings) -> anyhow::Result<String> {
         let options = PolicyOptions {
             layout: self.layout,
+            event_bridge: self.event_bridge,
             ..PolicyOptions::default()
         };
         let mut options = options.with_keys(&self.source_keys, &self.destination_keys)?;
-        for principal in &self.principals {
-            options.add_principal(principal, settings)?;
-        }
+        let mut named = self.principals.iter();
+        named.try_for_each(|one| options.add_principal(one, settings))?;
         let documents = policies::policies(settings, &options)?;
         Ok(policies::render(&documents, self.format))
     }

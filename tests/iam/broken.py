@@ -138,6 +138,29 @@ class SetUp(World):
         self.send_events()
         self.allow(OWN)
 
+    def bridge(self, rule: dict | None, *, is_on: bool = True, denied: str = "", target: dict | None = None) -> None:
+        """Sends the events to EventBridge alone, with a rule that passes them on."""
+        send = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage"}
+        rules = {"ArnLike": {"aws:SourceArn": f"arn:aws:events:{REGIONS[SOURCE]}:{SOURCE}:rule/*"}}
+        send |= {"Resource": EVENTS_ARN, "Condition": rules}
+        self.queue_policy({"Version": "2012-10-17", "Statement": [send]})
+        self.configure_events({"EventBridgeConfiguration": {}} if is_on else {})
+        # The documents for a configuration do not say whether its events come so.
+        asked = [each for each in BUS_ACTIONS if each != denied]
+        statement = {"Effect": "Allow", "Action": asked, "Resource": "*"}
+        self.add_statement({"kind": "permissions", "attached_to": OWN}, statement)
+        if rule is not None:
+            events = self.client("events", SOURCE)
+            events.put_rule(Name="orders", **({"EventPattern": json.dumps(BUS_PATTERN)} | rule))
+            events.put_targets(Rule="orders", Targets=[{"Id": "queue", "Arn": EVENTS_ARN} | (target or {})])
+
+    def unbridge(self) -> None:
+        events = self.client("events", SOURCE)
+        for rule in events.list_rules()["Rules"]:
+            events.remove_targets(Rule=rule["Name"], Ids=["queue", "s3-replicator"])
+            events.delete_rule(Name=rule["Name"])
+        self.restore_delivery()
+
     # What check says, and what becomes of it.
 
     def check(self, probing: bool) -> tuple[int, list[dict]]:
@@ -178,6 +201,9 @@ class SetUp(World):
         # MiniStack asks for a permission of the batch's name, which AWS does not have.
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
         batches = [f"{action}Batch" for action in actions if action.startswith("sqs:")]
+        # It does not see which rule is meant here.
+        if "events:ListTargetsByRule" in actions:
+            statement = statement | {"Resource": "*"}
         policy = iam.get_role_policy(RoleName=role, PolicyName="s3-replicator")["PolicyDocument"]
         policy = extended(policy, statement | {"Action": actions + batches})
         iam.put_role_policy(RoleName=role, PolicyName="s3-replicator", PolicyDocument=policy)
@@ -290,6 +316,31 @@ def redrive(name: str, count: int) -> Callable[[SetUp], None]:
     return lambda world: world.set_queue(name, RedrivePolicy=json.dumps(policy))
 
 
+def bridged(what: str, check: str, rule: dict | None = None, named: str = "", **more: object) -> Break:
+    """Something between the bucket and the queue where EventBridge is between them."""
+    return Break(
+        f"by EventBridge: {what}",
+        check,
+        lambda world: world.bridge(rule, denied=named, **more),
+        after=lambda world: world.unbridge(),
+        named=(named, "permissions", OWN) if named else None,
+    )
+
+
+def pattern_of(kinds: list[str], **detail: object) -> dict:
+    """A rule with a pattern for some events of the bucket."""
+    pattern = {"source": ["aws.s3"], "detail-type": kinds, "detail": {"bucket": {"name": [ORDERS]}} | detail}
+    return {"EventPattern": json.dumps(pattern)}
+
+
+BUS_KINDS = ["Object Created", "Object Tags Added", "Object Tags Deleted", "Object Deleted"]
+BUS_PATTERN = {"source": ["aws.s3"], "detail-type": BUS_KINDS, "detail": {"bucket": {"name": [ORDERS]}}}
+BUS_ACTIONS = [
+    "events:ListRuleNamesByTarget",
+    "events:DescribeRule",
+    "events:ListTargetsByRule",
+    "events:TestEventPattern",
+]
 TAGGED = ["s3:ObjectCreated:*", "s3:ObjectTagging:*"]
 FOREIGN = {"AWS": "arn:aws:iam::333333333333:root"}
 
@@ -387,6 +438,30 @@ BREAKS = [
         lambda world: world.send_events(prefix="invoices/"),
     ),
     Break("it sends the events of a suffix", "notification-filter", lambda world: world.send_events(suffix=".json")),
+    bridged("no rule has the queue as its target", "notification-event-bridge"),
+    bridged("the rule is disabled", "notification-event-bridge", {"State": "DISABLED"}),
+    bridged("the bucket does not send to it", "notification-event-bridge", {}, is_on=False),
+    bridged(
+        "the target gets a part of the event",
+        "notification-event-bridge",
+        {"Description": "orders"},
+        target={"InputPath": "$.detail"},
+    ),
+    bridged("the pattern misses deletes", "notification-events", pattern_of(BUS_KINDS[:3])),
+    bridged(
+        "the pattern misses permanent deletes",
+        "notification-events",
+        pattern_of(BUS_KINDS, **{"deletion-type": [{"exists": False}, "Delete Marker Created"]}),
+    ),
+    bridged(
+        "the pattern is for another prefix",
+        "notification-events",
+        pattern_of(BUS_KINDS, object={"key": [{"prefix": "invoices/"}]}),
+    ),
+    *[
+        bridged(f"the daemon's role lacks `{action}`", "notification-event-bridge", {}, named=action)
+        for action in BUS_ACTIONS
+    ],
     # The source.
     Break(
         "the source bucket's versioning is suspended",

@@ -263,7 +263,7 @@ def ministack(iam: Path, folder: Path) -> Iterator[str]:
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_HOST": "127.0.0.1",
         "AUTH": "true",
-        "SERVICES": "s3,sqs,sns,kms,sts,iam",
+        "SERVICES": "s3,sqs,sns,kms,sts,iam,events",
         "LOG_LEVEL": "WARNING",
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",

@@ -37,13 +37,6 @@ struct Target<'a> {
     conditions: Conditions,
 }
 
-// Access points do not answer these, so they go to the bucket itself:
-// https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-service-api-support.html
-const BESIDE_ACCESS_POINTS: [&str; 2] = [
-    "s3:GetBucketVersioning",
-    "s3:GetBucketObjectLockConfiguration",
-];
-
 impl Target<'_> {
     fn with_prefix(mut self, pattern: Option<&String>) -> Self {
         if let Some(pattern) = pattern {
@@ -75,6 +68,9 @@ impl<'a> GrantDraft<'a> {
             self.grant_source(rule);
             self.grant_destination(rule);
             self.grant_client_keys(rule);
+            if self.options.event_bridge {
+                self.grant_event_bus(&rule.source);
+            }
         }
         self.grant_queues();
         self.grant_roles();
@@ -148,7 +144,7 @@ impl<'a> GrantDraft<'a> {
 
     fn grant_bucket(&mut self, rule: &Rule, (kind, place): (Place, &'a BucketRef), listed: &str) {
         for permission in rows_of(kind, rule) {
-            let is_beside = BESIDE_ACCESS_POINTS.contains(&permission.action);
+            let is_beside = permission.is_beside_access_points();
             let targets = match self.arns.access_point(place).filter(|_| !is_beside) {
                 Some(point) => self.targets_through(place, point, None),
                 None => vec![self.bucket_target(place, self.arns.bucket(place))],
@@ -274,6 +270,23 @@ impl<'a> GrantDraft<'a> {
         }
     }
 
+    /// Lets `check` read the rules of the event bus that a bucket sends its events to.
+    fn grant_event_bus(&mut self, source: &BucketRef) {
+        let Some(account) = self.arns.account(&source.account) else {
+            return;
+        };
+        let identity = self.arns.identity(account).to_owned();
+        let of_rules = self.arns.event_bus_rules(&source.account);
+        for permission in rows(Place::EventBus) {
+            let grant = Grant::of(permission.action, "*");
+            self.add(DocumentKind::Permissions, &identity, grant);
+        }
+        for permission in rows(Place::EventBusRules) {
+            let grant = Grant::of(permission.action, &of_rules);
+            self.add(DocumentKind::Permissions, &identity, grant);
+        }
+    }
+
     fn grant_queues(&mut self) {
         let settings = self.settings;
         for queue in &settings.queues {
@@ -329,10 +342,8 @@ impl<'a> GrantDraft<'a> {
             );
             let grant = Grant {
                 principal: Some(Principal::Service("s3.amazonaws.com".to_owned())),
-                action: "sqs:SendMessage",
-                about: arn.clone(),
-                resource: Some(arn.clone()),
                 conditions,
+                ..Grant::of("sqs:SendMessage", &arn)
             };
             self.add(DocumentKind::QueuePolicy, &arn, grant);
         }
@@ -351,13 +362,7 @@ impl<'a> GrantDraft<'a> {
 
     fn grant_role(&mut self, role: &str, base: &str, external_id: Option<&String>) {
         for permission in rows(Place::Role) {
-            let grant = Grant {
-                principal: None,
-                action: permission.action,
-                about: role.to_owned(),
-                resource: Some(role.to_owned()),
-                conditions: Conditions::new(),
-            };
+            let grant = Grant::of(permission.action, role);
             let mut trust = Grant {
                 principal: Some(Principal::Aws(base.to_owned())),
                 resource: None,
@@ -381,11 +386,9 @@ impl<'a> GrantDraft<'a> {
         let identity = self.arns.identity(account).to_owned();
         let (kind, attached_to) = &target.policy;
         let grant = Grant {
-            principal: None,
-            action: permission.action,
-            about: target.about.clone(),
             resource: Some(target.resource.clone()),
             conditions: target.conditions.clone(),
+            ..Grant::of(permission.action, &target.about)
         };
         self.add(DocumentKind::Permissions, &identity, grant.clone());
         let is_key = *kind == DocumentKind::KeyPolicy;

@@ -16,8 +16,8 @@ pub const PERMISSIONS: &[Permission] = {
         Always, Check, DeleteMarkers, KmsReplicas, KmsSources, LatestHistory, Parts, VersionDeletes,
     };
     use Place::{
-        DeadLetterQueue, DestinationBucket, DestinationKeys, EventsQueue, Replicas, Role,
-        SourceBucket, SourceKeys, SourceObjects, WorkQueue,
+        DeadLetterQueue, DestinationBucket, DestinationKeys, EventBus, EventBusRules, EventsQueue,
+        Replicas, Role, SourceBucket, SourceKeys, SourceObjects, WorkQueue,
     };
     const READS: &[&str] = &["GetObject", "HeadObject"];
     const LISTERS: &[&str] = &["GetObject", "HeadObject", "HeadBucket"];
@@ -243,6 +243,30 @@ pub const PERMISSIONS: &[Permission] = {
             Check,
         ),
         row(Role, "sts:AssumeRole", &["AssumeRole"], Always),
+        row(
+            EventBus,
+            "events:ListRuleNamesByTarget",
+            &["ListRuleNamesByTarget"],
+            Check,
+        ),
+        row(
+            EventBus,
+            "events:TestEventPattern",
+            &["TestEventPattern"],
+            Check,
+        ),
+        row(
+            EventBusRules,
+            "events:DescribeRule",
+            &["DescribeRule"],
+            Check,
+        ),
+        row(
+            EventBusRules,
+            "events:ListTargetsByRule",
+            &["ListTargetsByRule"],
+            Check,
+        ),
     ]
 };
 
@@ -296,6 +320,12 @@ pub enum Place {
     /// A role of the configuration.
     #[strum(serialize = "roles")]
     Role,
+    /// EventBridge, where IAM knows nothing narrower.
+    #[strum(serialize = "event buses")]
+    EventBus,
+    /// The rules of the event bus that a source bucket sends to.
+    #[strum(serialize = "rules of event buses")]
+    EventBusRules,
 }
 
 /// When an action is needed.
@@ -370,6 +400,20 @@ pub(super) fn client_key<'r>(
         ("kms:ReEncryptTo", true) => Some((to, &rule.source)),
         ("kms:Encrypt", false) => Some((to, &rule.destination)),
         _ => None,
+    }
+}
+
+// Access points do not answer these, so they go to the bucket itself:
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-points-service-api-support.html
+const BESIDE_ACCESS_POINTS: [&str; 2] = [
+    "s3:GetBucketVersioning",
+    "s3:GetBucketObjectLockConfiguration",
+];
+
+impl Permission {
+    /// Says whether its requests go to the bucket itself, also where there is an access point.
+    pub(super) fn is_beside_access_points(&self) -> bool {
+        BESIDE_ACCESS_POINTS.contains(&self.action)
     }
 }
 

@@ -92,6 +92,27 @@ impl Account {
         };
         own.as_deref().or(self.endpoint.as_deref())
     }
+
+    /// Returns the URL of a service that the file names no endpoint for, in a Region; as the
+    /// endpoint rules of AWS's SDKs have it.
+    pub fn service_url(&self, service: &str, region: &str) -> String {
+        if let Some(endpoint) = &self.endpoint {
+            return format!("{endpoint}/");
+        }
+        let partition = values::likely_partition(region);
+        let suffix = match self.use_dualstack {
+            true => partition.dual_stack_suffix,
+            false => partition.dns_suffix,
+        };
+        // The plain endpoints of GovCloud are FIPS endpoints, of EventBridge the dual-stack one too.
+        let is_fips =
+            partition.name == "aws-us-gov" && (!self.use_dualstack || service == "events");
+        let marker = match self.use_fips && !is_fips {
+            true => "-fips",
+            false => "",
+        };
+        format!("https://{service}{marker}.{region}.{suffix}/")
+    }
 }
 
 /// Accounts as written.
@@ -255,5 +276,64 @@ fn profile(text: &str) -> Result<String, String> {
     match text {
         "" => Err(message.to_owned()),
         _ => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_asked_at_the_endpoint_that_the_account_chooses() {
+        let cases = [
+            ("sns eu-west-1", "https://sns.eu-west-1.amazonaws.com/"),
+            (
+                "sns us-east-1 fips",
+                "https://sns-fips.us-east-1.amazonaws.com/",
+            ),
+            ("sns us-east-1 dual", "https://sns.us-east-1.api.aws/"),
+            (
+                "sns us-east-1 fips dual",
+                "https://sns-fips.us-east-1.api.aws/",
+            ),
+            (
+                "sns us-gov-west-1 fips",
+                "https://sns.us-gov-west-1.amazonaws.com/",
+            ),
+            ("sns cn-north-1", "https://sns.cn-north-1.amazonaws.com.cn/"),
+            (
+                "events us-east-1 fips",
+                "https://events-fips.us-east-1.amazonaws.com/",
+            ),
+            (
+                "events us-gov-east-1 fips",
+                "https://events.us-gov-east-1.amazonaws.com/",
+            ),
+            (
+                "events us-gov-east-1 fips dual",
+                "https://events.us-gov-east-1.api.aws/",
+            ),
+        ];
+        for (case, expected) in cases {
+            let words: Vec<&str> = case.split(' ').collect();
+            let account = Account {
+                use_fips: words.contains(&"fips"),
+                use_dualstack: words.contains(&"dual"),
+                ..Account::default()
+            };
+            let (service, region) = (words.first(), words.get(1));
+            let url = service
+                .zip(region)
+                .map(|(service, region)| account.service_url(service, region));
+            assert_eq!(url.as_deref(), Some(expected), "{case}");
+        }
+        let account = Account {
+            endpoint: Some("http://127.0.0.1:4566".to_owned()),
+            ..Account::default()
+        };
+        assert_eq!(
+            account.service_url("sns", "eu-west-1"),
+            "http://127.0.0.1:4566/"
+        );
     }
 }

@@ -1,13 +1,16 @@
-//! Buckets: whether each is there, where it was said to be, and keeps versions and locks.
+//! Buckets: whether each is there, where it was said to be, and keeps versions and locks; and the
+//! events that they send to EventBridge, as S3 writes them.
 
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
 use replicator_config::policies::{bucket_arn, objects_arn};
 use replicator_config::{Account, Service};
 use replicator_core::rule::BucketRef;
+use serde_json::{Value, json};
 
 use super::access::{self, CallingPrincipal, DocumentSet, Needed, ask};
 use super::delivery::Notifications;
-use super::finding::{CheckName, Finding, Fix, Section, Severity, cli_options};
+use super::finding::{CheckName, Finding, Fix, Section, Severity, cli_options, with_field};
+use super::notification::{EventNeed, Way, common_start, needs};
 use crate::s3::accounts::error::{Refusal, RefusalKind};
 use crate::s3::accounts::{AccountClients, beside_access_points};
 
@@ -358,6 +361,95 @@ pub(super) fn compare_locks(
             Some(finding.fixed_by([fix]))
         }
         Err(refusal) => Some(unread((destination, of_destination), refusal, check)),
+    }
+}
+
+/// Returns the pattern that matches what all rules of the bucket need, and little else.
+pub(super) fn pattern(way: &Way<'_>) -> Value {
+    let mut kinds: Vec<&str> = Vec::new();
+    for need in way.rules.iter().flat_map(|rule| needs(rule)) {
+        let (kind, _, _) = named(need.event);
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let mut detail = json!({"bucket": {"name": [way.rule.source.bucket.as_str()]}});
+    let prefixes = way.rules.iter().map(|rule| rule.filter.prefix.as_str());
+    let prefix = common_start(prefixes);
+    if !prefix.is_empty() {
+        detail = with_field(detail, "object", json!({"key": [{"prefix": prefix}]}));
+    }
+    json!({"source": ["aws.s3"], "detail-type": kinds, "detail": detail})
+}
+
+/// Returns an event as S3 would send it, for a key that the rule is about.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>
+pub(super) fn sample(way: &Way<'_>, need: EventNeed) -> Value {
+    let (kind, reason, deletion) = named(need.event);
+    let filter = &way.rule.filter;
+    let bucket = way.rule.source.bucket.as_str();
+    let owner = way.owner.as_deref().or(way.reader.split(':').nth(4));
+    let owner = owner.unwrap_or("000000000000");
+    let key = format!("{}s3-replicator-check{}", filter.prefix, filter.suffix);
+    let size = filter.size_min.unwrap_or(1).max(1);
+    let (etag, version) = (
+        "d41d8cd98f00b204e9800998ecf8427e",
+        "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e",
+    );
+    let mut detail = json!({
+        "version": "0", "bucket": {"name": bucket}, "requester": owner,
+        "object": {
+            "key": key, "size": size, "etag": etag, "version-id": version,
+            "sequencer": "617f08299329d189",
+        },
+        "request-id": "N4N7GDK58NMKJ12R", "source-ip-address": "192.0.2.1",
+    });
+    for (name, value) in [("reason", reason), ("deletion-type", deletion)] {
+        if let Some(value) = value {
+            detail = with_field(detail, name, json!(value));
+        }
+    }
+    json!({
+        "version": "0", "id": "17793124-05d4-b198-2fde-7ededc63b103", "detail-type": kind,
+        "source": "aws.s3", "account": owner, "time": "2026-01-01T00:00:00Z",
+        "region": way.account.region, "resources": [bucket_arn(way.account, bucket)],
+        "detail": detail,
+    })
+}
+
+type BusEvent = (&'static str, Option<&'static str>, Option<&'static str>);
+
+/// Returns the type, reason and type of deletion that EventBridge has for an event of S3:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/EventBridge.html>
+fn named(event: &str) -> BusEvent {
+    let (family, detail) = event.rsplit_once(':').unwrap_or((event, ""));
+    let deletion = match detail {
+        "DeleteMarkerCreated" => "Delete Marker Created",
+        _ => "Permanently Deleted",
+    };
+    match (family, detail) {
+        ("s3:ObjectCreated", "Post") => ("Object Created", Some("POST Object"), None),
+        ("s3:ObjectCreated", "Copy") => ("Object Created", Some("CopyObject"), None),
+        ("s3:ObjectCreated", "Put") => ("Object Created", Some("PutObject"), None),
+        ("s3:ObjectCreated", _) => ("Object Created", Some("CompleteMultipartUpload"), None),
+        ("s3:ObjectTagging", "Put") => ("Object Tags Added", None, None),
+        ("s3:ObjectTagging", _) => ("Object Tags Deleted", None, None),
+        ("s3:LifecycleExpiration", _) => (
+            "Object Deleted",
+            Some("Lifecycle Expiration"),
+            Some(deletion),
+        ),
+        (_, _) => ("Object Deleted", Some("DeleteObject"), Some(deletion)),
+    }
+}
+
+/// Names an event of S3 as EventBridge does.
+pub(super) fn event_name(event: &str) -> String {
+    let (kind, reason, deletion) = named(event);
+    let more: Vec<&str> = reason.into_iter().chain(deletion).collect();
+    match more.is_empty() {
+        true => format!("{kind:?}"),
+        false => format!("{kind:?} ({})", more.join(", ")),
     }
 }
 

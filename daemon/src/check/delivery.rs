@@ -2,13 +2,13 @@
 //! events in, and a topic's subscriptions. Policies are evaluated as far as they say it by names, and
 //! in the sender's favour where they do not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_s3::operation::get_bucket_notification_configuration::GetBucketNotificationConfigurationOutput;
 use aws_sdk_s3::types::{Event, FilterRuleName, NotificationConfigurationFilter};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use replicator_config::Account;
 use replicator_config::policies::{DocumentKind, bucket_arn};
-use replicator_config::{Account, likely_partition};
 use serde_json::{Value, json};
 
 use super::access::{self, Asked, DocumentSet};
@@ -17,6 +17,7 @@ use super::notification::Way;
 use super::queues;
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::{Refusal, RefusalKind};
+use crate::s3::client::PlainText;
 use crate::s3::xml::{self, NotXml};
 
 /// What a bucket says of its notifications.
@@ -107,8 +108,10 @@ fn target(
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Sender {
     pub(super) service: Service,
-    /// The bucket or topic; an EventBridge rule, whose name is not known here, has none.
+    /// The bucket, topic or EventBridge rule; there is none where the rule is not known.
     pub(super) source_arn: Option<String>,
+    /// The role that an EventBridge rule assumes to send, whose permissions are not known.
+    pub(super) role: Option<String>,
     /// The AWS account that the bucket is in, where that is known.
     pub(super) account: Option<String>,
 }
@@ -131,11 +134,22 @@ impl Service {
     }
 }
 
-/// Lists what sends a rule's events to a queue, or is to once the notifications are right.
-pub(super) fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
+/// Lists what sends events to a queue, or is to once the notifications are right.
+pub(super) fn senders_of<'w>(
+    ways: impl Iterator<Item = Way<'w>>,
+    place: queues::QueuePlace<'_>,
+) -> Vec<Sender> {
+    let arn = place.arn();
+    let ways = ways.filter(|_| place.purpose == queues::Purpose::Events);
+    let senders: BTreeSet<Sender> = ways.flat_map(|way| senders(&way, &arn)).collect();
+    senders.into_iter().collect()
+}
+
+fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
     let sender = |service, source_arn| Sender {
         service,
         source_arn,
+        role: None,
         account: way.owner.clone(),
     };
     let bucket = bucket_arn(way.account, way.rule.source.bucket.as_str());
@@ -151,9 +165,14 @@ pub(super) fn senders(way: &Way<'_>, queue: &str) -> Vec<Sender> {
         }
         Kind::Queue | Kind::Topic | Kind::Function => None,
     });
-    let senders: Vec<Sender> = senders.collect();
+    let mut senders: Vec<Sender> = senders.collect();
+    let on_bus = way.bus_rules().flat_map(|rule| rule.senders(queue));
+    senders.extend(on_bus.map(|(rule, role)| Sender {
+        role,
+        ..sender(Service::EventBridge, Some(rule))
+    }));
     let is_next = || way.queue_of_region().as_deref() == Some(queue);
-    if !ours.is_empty() || !is_next() {
+    if !ours.is_empty() || !senders.is_empty() || !is_next() {
         return senders;
     }
     let topics: Vec<&str> = way.notifications.topics().collect();
@@ -389,24 +408,26 @@ const PAGES_MAX: usize = 20;
 /// Requests the queues that a topic passes on to. One request is no reason for one more client of
 /// the SDK: SNS takes forms, and answers with XML.
 pub(super) async fn read_topic(
-    topic: &str,
+    topic: String,
     ours: &[String],
     (account, clients): (&Account, &AccountClients),
 ) -> Asked<Vec<String>> {
     let region = topic.split(':').nth(3).unwrap_or(&account.region);
-    let url = sns_url(account, region);
+    let url = account.service_url("sns", region);
     let mut queues = Vec::new();
     let mut token: Option<String> = None;
     for _ in 0..PAGES_MAX {
         let mut form = format!(
             "Action=ListSubscriptionsByTopic&Version=2010-03-31&TopicArn={}",
-            utf8_percent_encode(topic, NON_ALPHANUMERIC)
+            utf8_percent_encode(&topic, NON_ALPHANUMERIC)
         );
         if let Some(token) = &token {
             form.push_str("&NextToken=");
             form.extend(utf8_percent_encode(token, NON_ALPHANUMERIC));
         }
-        let sent = clients.wire.send_form(&url, (region, "sns"), &form);
+        let sent = clients
+            .wire
+            .send_text(&url, (region, "sns"), PlainText::Form(&form));
         let text = tokio::time::timeout(access::ASK_TIMEOUT, Box::pin(sent)).await;
         let text = text.map_err(|_elapsed| Refusal::unanswered(access::ASK_TIMEOUT))??;
         let page = parse_subscriptions(&text);
@@ -427,26 +448,6 @@ fn cut_off(queues: Vec<String>, ours: &[String]) -> Asked<Vec<String>> {
         true => Ok(queues),
         false => Err(Refusal::silent("it has more subscriptions than are read")),
     }
-}
-
-/// Returns the endpoint of SNS, as the endpoint rules of the SDK do:
-/// <https://docs.aws.amazon.com/general/latest/gr/sns.html>
-fn sns_url(account: &Account, region: &str) -> String {
-    if let Some(endpoint) = &account.endpoint {
-        return format!("{endpoint}/");
-    }
-    let partition = likely_partition(region);
-    let suffix = match account.use_dualstack {
-        true => partition.dual_stack_suffix,
-        false => partition.dns_suffix,
-    };
-    // The plain endpoints of GovCloud are FIPS endpoints.
-    let is_gov = partition.name == "aws-us-gov" && !account.use_dualstack;
-    let host = match account.use_fips && !is_gov {
-        true => "sns-fips",
-        false => "sns",
-    };
-    format!("https://{host}.{region}.{suffix}/")
 }
 
 /// Reads a page of subscriptions: the queues that are subscribed, and where the next page begins.
@@ -482,6 +483,7 @@ mod tests {
             service: Service::S3,
             source_arn: Some(BUCKET.to_owned()),
             account: Some("111111111111".to_owned()),
+            role: None,
         }
     }
 
@@ -509,11 +511,13 @@ mod tests {
                 service: Service::Sns,
                 source_arn: Some(topic.to_owned()),
                 account: None,
+                role: None,
             },
             Sender {
                 service: Service::EventBridge,
                 source_arn: None,
                 account: None,
+                role: None,
             },
         ];
         for sender in &senders {
@@ -624,56 +628,6 @@ mod tests {
                 "{pattern} {text}"
             );
         }
-    }
-
-    #[test]
-    fn sns_is_asked_at_the_endpoint_that_the_account_chooses() {
-        let cases = [
-            (
-                "eu-west-1",
-                false,
-                false,
-                "https://sns.eu-west-1.amazonaws.com/",
-            ),
-            (
-                "us-east-1",
-                true,
-                false,
-                "https://sns-fips.us-east-1.amazonaws.com/",
-            ),
-            ("us-east-1", false, true, "https://sns.us-east-1.api.aws/"),
-            (
-                "us-east-1",
-                true,
-                true,
-                "https://sns-fips.us-east-1.api.aws/",
-            ),
-            (
-                "us-gov-west-1",
-                true,
-                false,
-                "https://sns.us-gov-west-1.amazonaws.com/",
-            ),
-            (
-                "cn-north-1",
-                false,
-                false,
-                "https://sns.cn-north-1.amazonaws.com.cn/",
-            ),
-        ];
-        for (region, use_fips, use_dualstack, expected) in cases {
-            let account = Account {
-                use_fips,
-                use_dualstack,
-                ..Account::default()
-            };
-            assert_eq!(sns_url(&account, region), expected);
-        }
-        let account = Account {
-            endpoint: Some("http://127.0.0.1:4566".to_owned()),
-            ..Account::default()
-        };
-        assert_eq!(sns_url(&account, "eu-west-1"), "http://127.0.0.1:4566/");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use replicator_core::rule::Rule;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::{Display, IntoStaticStr};
+use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::s3::accounts::error::Refusal;
@@ -136,7 +137,7 @@ pub enum CheckName {
     NotificationFilter,
     /// The topic between bucket and queue passes events on.
     NotificationTopic,
-    /// EventBridge passes events on, as far as that is known.
+    /// EventBridge passes events on.
     NotificationEventBridge,
     /// The source bucket keeps versions.
     SourceVersioning,
@@ -323,6 +324,17 @@ impl Finding {
     pub(crate) fn labels(&self) -> [&str; 3] {
         let rule = self.rule.as_deref().unwrap_or_default();
         [rule, self.check.into(), self.severity.into()]
+    }
+
+    /// Logs it, for a daemon that goes on.
+    pub(crate) fn log(&self) {
+        let rule = self.rule.as_deref().unwrap_or_default();
+        let (check, severity): (&str, &str) = (self.check.into(), self.severity.into());
+        let (place, detail) = (&self.place, &self.what);
+        warn!(
+            rule,
+            check, severity, place, detail, "the set-up may not work, see `s3-replicator check`"
+        );
     }
 
     /// Says in one line what is wrong, for tables.

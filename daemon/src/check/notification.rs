@@ -1,5 +1,5 @@
 //! Notifications: whether a bucket's events, of every type and key that a rule needs, come to a queue
-//! of the file: directly, by SNS, or, as far as S3 tells, by EventBridge.
+//! of the file: directly, by SNS, or, as `event_bridge` finds, by EventBridge.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use replicator_core::rule::Rule;
 use serde_json::{Value, json};
 
 use super::delivery::{Kind, NotificationTarget, Notifications, Topics, unread_topic};
+use super::event_bridge::{Bridge, BusRule, BusRules};
 use super::finding::{CheckName, Finding, Fix, cli_options, shell_quoted, with_field};
 use crate::s3::accounts::error::Refusal;
 
@@ -59,10 +60,10 @@ impl NotificationTarget {
 
 /// An event type that a rule needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct EventNeed {
-    event: &'static str,
+pub(super) struct EventNeed {
+    pub(super) event: &'static str,
     /// Whether objects differ for good without it; else that may be what was meant.
-    is_vital: bool,
+    pub(super) is_vital: bool,
 }
 
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-event-types-and-destinations.html
@@ -75,7 +76,7 @@ const CREATED: [&str; 4] = [
 const TAGGED: [&str; 2] = ["s3:ObjectTagging:Put", "s3:ObjectTagging:Delete"];
 
 /// Lists the event types that a rule needs.
-fn needs(rule: &Rule) -> Vec<EventNeed> {
+pub(super) fn needs(rule: &Rule) -> Vec<EventNeed> {
     let need = |event, is_vital| EventNeed { event, is_vital };
     let plain = CREATED.into_iter().chain(TAGGED);
     let mut needs: Vec<EventNeed> = plain.map(|event| need(event, true)).collect();
@@ -99,6 +100,13 @@ pub(super) struct Coverage {
     missing: Vec<EventNeed>,
     /// Needed event types of which only the events of some keys come.
     filtered: Vec<EventNeed>,
+}
+
+impl Coverage {
+    /// Lists what does not come, or not for every key.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = EventNeed> {
+        self.missing.iter().chain(&self.filtered).copied()
+    }
 }
 
 /// Compares what a rule needs with the targets that lead to a queue of the file.
@@ -136,6 +144,8 @@ pub(super) struct Way<'a> {
     pub(super) reader: &'a str,
     pub(super) notifications: &'a Notifications,
     pub(super) topics: &'a Topics,
+    /// The rules of the bucket's event bus, where events may come by it.
+    pub(super) bus: Option<&'a BusRules>,
     /// The ARNs of the queues that events may come from.
     pub(super) queues: &'a [String],
 }
@@ -162,15 +172,34 @@ impl<'a> Way<'a> {
             .filter_map(move |topic| Some((topic, topics.get(topic)?.as_ref().err()?)))
     }
 
-    /// Judges the way of the events; an empty answer is a good one.
-    pub(super) fn judge(&self) -> Vec<Finding> {
+    /// Lists the rules of the bucket's event bus that lead to a queue of the file.
+    pub(super) fn bus_rules(&self) -> impl Iterator<Item = &'a BusRule> {
+        let known = self.bus.and_then(|rules| rules.as_ref().ok());
+        known.into_iter().flatten()
+    }
+
+    /// Says whether events may come by EventBridge: not all that the rule needs come by other ways,
+    /// and the bucket sends to EventBridge, or to nothing, which may be what is wrong.
+    pub(super) fn may_need_bus(&self) -> bool {
+        let coverage = cover(self.rule, &self.ours());
+        // A store of another endpoint than EventBridge's has none.
+        let is_bus_near = self.account.endpoint_of(Service::S3) == self.account.endpoint.as_deref();
+        let is_told = self.notifications.is_bridged;
+        coverage.gaps().next().is_some() && (is_told || !coverage.is_reached && is_bus_near)
+    }
+
+    /// Judges the way of the events; an empty answer is a good one. What EventBridge passes on is
+    /// known of a bucket that may need it.
+    pub(super) fn judge(&self, bridge: Option<&Bridge<'_>>) -> Vec<Finding> {
         let ours = self.ours();
         let coverage = cover(self.rule, &ours);
-        if coverage.is_reached || !self.notifications.is_bridged {
-            self.judge_targets(&ours, &coverage)
-        } else {
-            vec![self.bridged()]
-        }
+        let by_bus = bridge.and_then(|bridge| bridge.judge(self, &coverage));
+        by_bus.unwrap_or_else(|| self.judge_targets(&ours, &coverage))
+    }
+
+    /// Says whether a topic of which that is not known may pass events on to a queue of the file.
+    pub(super) fn may_pass_topics(&self) -> bool {
+        self.unknown_topics().next().is_some()
     }
 
     /// Judges the targets that lead to a queue of the file, or may: what would still be lacking if
@@ -201,7 +230,7 @@ impl<'a> Way<'a> {
         found
     }
 
-    fn bucket(&self) -> String {
+    pub(super) fn bucket(&self) -> String {
         format!("s3://{}", self.rule.source.bucket)
     }
 
@@ -271,27 +300,19 @@ impl<'a> Way<'a> {
             .fixed_by(self.fix(ours))
     }
 
-    fn bridged(&self) -> Finding {
-        let queue = self.queues.first().map_or("the queue", String::as_str);
-        let what = "not proved: its events go to EventBridge, whose rules are not asked";
-        let why = "an EventBridge rule that is missing, or too narrow, loses events without a word";
-        let pattern = json!({
-            "source": ["aws.s3"],
-            "detail": {"bucket": {"name": [self.rule.source.bucket.as_str()]}},
-        });
-        let look = format!(
-            "aws events list-rule-names-by-target --region {} --target-arn {queue}",
-            self.account.region
-        );
-        Finding::problem(CheckName::NotificationEventBridge, self.bucket(), what, why)
-            .into_warning()
-            .fixed_by([
-                Fix::advice(format!(
-                    "make sure that a rule with a pattern as wide as {pattern} has {queue} as a \
-                     target; this lists those that have"
-                )),
-                Fix::command(look),
-            ])
+    /// Writes the command that has the bucket send its events to EventBridge too.
+    pub(super) fn bridging(&self) -> Fix {
+        let whole = self.configuration(&self.notifications.targets);
+        self.replacing(&with_field(whole, "EventBridgeConfiguration", json!({})))
+    }
+
+    fn replacing(&self, configuration: &Value) -> Fix {
+        Fix::command(format!(
+            "aws s3api put-bucket-notification-configuration{} --bucket {} --notification-configuration {}",
+            cli_options(self.account, Service::S3),
+            self.rule.source.bucket,
+            shell_quoted(&configuration.to_string())
+        ))
     }
 
     /// Writes the command that puts the whole configuration right; it replaces what is there, so
@@ -313,12 +334,6 @@ impl<'a> Way<'a> {
             }
             kept.extend(Some(left).filter(|left| !left.events.is_empty()));
         }
-        let command = format!(
-            "aws s3api put-bucket-notification-configuration{} --bucket {} --notification-configuration {}",
-            cli_options(self.account, Service::S3),
-            self.rule.source.bucket,
-            shell_quoted(&self.configuration(&kept).to_string())
-        );
         let losers: Vec<String> = losers.into_iter().collect();
         let advice = (!losers.is_empty()).then(|| {
             Fix::advice(format!(
@@ -327,7 +342,8 @@ impl<'a> Way<'a> {
                 losers.join(", ")
             ))
         });
-        advice.into_iter().chain([Fix::command(command)]).collect()
+        let command = self.replacing(&self.configuration(&kept));
+        advice.into_iter().chain([command]).collect()
     }
 
     fn configuration(&self, targets: &[NotificationTarget]) -> Value {
@@ -429,7 +445,7 @@ fn overlaps(event: &str, events: &[String]) -> bool {
     })
 }
 
-fn common_start<'a>(mut texts: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn common_start<'a>(mut texts: impl Iterator<Item = &'a str>) -> String {
     let first = texts.next().unwrap_or_default().to_owned();
     texts.fold(first, |common, text| {
         let same = common.chars().zip(text.chars());
@@ -509,9 +525,10 @@ mod tests {
                 reader: "the principal that signs",
                 notifications,
                 topics,
+                bus: None,
                 queues: &queues,
             };
-            way.judge()
+            way.judge(None)
         };
         let found = judge(&notifications);
         let fixes = found.iter().flat_map(|finding| &finding.fix);
@@ -712,27 +729,6 @@ mod tests {
         assert_eq!(
             of(&created, &acl),
             [(CheckName::NotificationEvents, Problem)]
-        );
-    }
-
-    #[test]
-    fn a_bridge_is_a_warning_unless_the_queue_is_reached_directly() {
-        let bridged = |targets: &[NotificationTarget]| {
-            let notifications = Notifications {
-                targets: targets.to_vec(),
-                is_bridged: true,
-            };
-            let found = judged(&rule(""), notifications, &Topics::new());
-            found
-                .into_iter()
-                .map(|found| found.check)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(bridged(&[]), [CheckName::NotificationEventBridge]);
-        assert_eq!(bridged(&[to(QUEUE, &PLAIN)]), []);
-        assert_eq!(
-            bridged(&[to(QUEUE, &["s3:ObjectCreated:*"])]),
-            [CheckName::NotificationEvents]
         );
     }
 }

@@ -72,6 +72,15 @@ fn observe(tell: impl FnOnce(&dyn AnswerObserver)) {
     let _outside_of_a_task = OBSERVER.try_with(|observer| tell(observer.as_ref()));
 }
 
+/// What is sent to a service that has no client here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PlainText<'a> {
+    /// The fields of a form, in which the operation is named.
+    Form(&'a str),
+    /// An object of JSON, and the operation.
+    Json { target: &'a str, json: &'a str },
+}
+
 /// One account's way to S3.
 #[derive(Debug)]
 pub(crate) struct S3Http {
@@ -142,21 +151,28 @@ impl S3Http {
         Ok((head, lossy(text)))
     }
 
-    /// Sends a form to a service of the account that has no client here, and returns the text of the
+    /// Sends a text to a service of the account that has no client here, and returns the text of the
     /// answer.
-    pub(crate) async fn send_form(
+    pub(crate) async fn send_text(
         &self,
         url: &str,
         scope: (&str, &str),
-        form: &str,
+        text: PlainText<'_>,
     ) -> Result<String, Refusal> {
         let silent = |error: BoxError| Refusal::silent(error.to_string());
         let credentials = self.signer.credentials().await.map_err(silent)?;
-        let request = Request::post(url)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(CONTENT_LENGTH, form.len());
-        let request = request.body(form).map_err(|error| silent(error.into()))?;
-        let request = self.signer.sign_form(request, scope, &credentials);
+        let (media, body) = match text {
+            PlainText::Form(form) => ("application/x-www-form-urlencoded", form),
+            PlainText::Json { json, .. } => ("application/x-amz-json-1.1", json),
+        };
+        let mut request = Request::post(url)
+            .header(CONTENT_TYPE, media)
+            .header(CONTENT_LENGTH, body.len());
+        if let PlainText::Json { target, .. } = text {
+            request = request.header("x-amz-target", target);
+        }
+        let request = request.body(body).map_err(|error| silent(error.into()))?;
+        let request = self.signer.sign_text(request, scope, &credentials);
         let answer = self.connector.call(request.map_err(silent)?).await;
         let answer = answer.map_err(|error| silent(error.into()))?;
         let (status, body) = (answer.status(), answer.into_body());
@@ -164,8 +180,11 @@ impl S3Http {
             let text = self.bounds.read_text(body).await;
             return text.map(lossy).map_err(silent);
         }
-        let text = lossy(self.bounds.read_refusal(body).await);
-        let body = ErrorBody::parse_refusal(status.as_u16(), |_| None, &text);
+        let refusal = lossy(self.bounds.read_refusal(body).await);
+        let body = match text {
+            PlainText::Form(_) => ErrorBody::parse_refusal(status.as_u16(), |_| None, &refusal),
+            PlainText::Json { .. } => ErrorBody::parse_json_refusal(status.as_u16(), &refusal),
+        };
         Err(Refusal::from_body(body, None))
     }
 

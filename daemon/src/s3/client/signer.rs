@@ -103,14 +103,14 @@ impl Signer {
         Ok(request.try_into()?)
     }
 
-    /// Signs a form that is sent to another service.
-    pub(super) fn sign_form(
+    /// Signs a text that is sent to another service.
+    pub(super) fn sign_text(
         &self,
-        form: Request<&str>,
+        request: Request<&str>,
         scope: (&str, &str),
         credentials: &Credentials,
     ) -> Result<HttpRequest, BoxError> {
-        let mut request = form.map(|text| (SdkBody::from(text), hex(&Sha256::digest(text))));
+        let mut request = request.map(|text| (SdkBody::from(text), hex(&Sha256::digest(text))));
         let payload = request.body().1.clone();
         self.add_signature(&mut request, (credentials, scope), self.now(), &payload)?;
         Ok(request.map(|(body, _)| body).try_into()?)

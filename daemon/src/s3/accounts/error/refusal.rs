@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use replicator_core::failure::{FailureKind, Operation, Reason};
+use serde_json::Value;
 
 use crate::s3::accounts::error::{RefusalKind, Side};
 use crate::s3::xml::{self, NotXml};
@@ -78,6 +79,24 @@ impl ErrorBody {
             code,
             message,
             request_headers: String::new(),
+        }
+    }
+
+    /// Reads a refusal in JSON:
+    /// <https://smithy.io/2.0/aws/protocols/aws-json-1_1-protocol.html#operation-error-serialization>
+    pub(crate) fn parse_json_refusal(status: u16, text: &str) -> Self {
+        let body: Value = serde_json::from_str(text).unwrap_or_default();
+        let mut found = ["__type", "message", "Message"].into_iter().map(|name| {
+            let text = body.get(name).and_then(Value::as_str);
+            shorten_text(text.unwrap_or_default())
+        });
+        let code = found.next().unwrap_or_default();
+        let (_, code) = code.rsplit_once('#').unwrap_or(("", &code));
+        Self {
+            status,
+            code: code.to_owned(),
+            message: found.find(|text| !text.is_empty()).unwrap_or_default(),
+            ..Self::default()
         }
     }
 
@@ -263,7 +282,8 @@ fn by_code(side: Side, during: Operation, body: &ErrorBody) -> Option<FailureKin
     Some(kind)
 }
 
-/// Returns what an answer means for a set-up: definite are the codes of S3, SQS, SNS, STS and KMS.
+/// Returns what an answer means for a set-up: definite are the codes of S3, SQS, SNS, EventBridge, STS and
+/// KMS.
 pub(super) fn question_kind(body: &ErrorBody) -> RefusalKind {
     let code = body.code.rsplit(['.', '#']).next().unwrap_or_default();
     match code {
