@@ -22,4 +22,4 @@ pub use schema::line_of;
 pub use settings::accounts::{Account, ConditionalWrites, Service, ServiceEndpoints};
 pub use settings::queues::Queue;
 pub use settings::{ApiToken, Settings, load, open_file, parse, read_text};
-pub use values::{Partition, likely_partition, partition_of, suggest_nearest};
+pub use values::{Partition, likely_partition, nearest_name, partition_of, suggest_nearest};

@@ -44,8 +44,15 @@ pub(crate) const NO_RATE: &str =
 
 /// Suggests the nearest of the known names, or lists them all.
 pub fn suggest_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    match nearest_name(name, known.clone()) {
+        Some(candidate) => format!("did you mean {candidate:?}?"),
+        None => format!("known here: {}", join_quoted(known)),
+    }
+}
+
+/// Returns the nearest of the known names, if one is so near that it may be meant.
+pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let nearest = known
-        .clone()
         .map(|candidate| {
             (
                 strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase()),
@@ -54,10 +61,7 @@ pub fn suggest_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Cl
         })
         .filter(|(distance, candidate)| distance * 3 <= candidate.len().max(3))
         .min();
-    match nearest {
-        Some((_, candidate)) => format!("did you mean {candidate:?}?"),
-        None => format!("known here: {}", join_quoted(known)),
-    }
+    nearest.map(|(_, candidate)| candidate)
 }
 
 /// Returns what texts have in common at their start.

@@ -80,6 +80,7 @@ pub async fn check_services(
             asking.await
         }
     };
+    let sections = file::place_keys(sections, settings, config);
     report.sections.extend(sections);
     Ok(report)
 }
@@ -120,7 +121,9 @@ impl SetUp {
                 tries_queues: false,
                 probing: None,
             };
-            report.sections.extend(Box::pin(asker.ask()).await);
+            let sections = Box::pin(asker.ask()).await;
+            let sections = file::place_keys(sections, &settings, &config);
+            report.sections.extend(sections);
             self.replace(report.findings().cloned().collect());
             let is_fine = self.findings().is_empty();
             let is_closed = match is_fine {

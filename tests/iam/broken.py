@@ -350,6 +350,7 @@ BREAKS = [
     in_file("a prefix with a slash in front", "prefix-slash", "delete_markers", 'filter = { prefix = "/in/" }\ndelete_markers'),
     in_file("a prefix with a wildcard", "prefix-wildcard", "delete_markers", 'filter = { prefix = "in/*" }\ndelete_markers'),
     in_file("a prefix with both", "prefix-slash", "delete_markers", 'filter = { prefix = "/in/*.gz" }\ndelete_markers'),
+    in_file("a misspelt prefix", "source-objects", 'prefix = "second/"', 'prefix = "secnd/"'),
     in_file("`since` in the future", "since-future", "2020-01-01", "2099-01-01", count=2, leaves="source-objects"),
     # Roles.
     without(OWN, "sts:AssumeRole", "assume-role"),

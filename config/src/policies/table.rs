@@ -21,6 +21,7 @@ pub const PERMISSIONS: &[Permission] = {
     };
     const READS: &[&str] = &["GetObject", "HeadObject"];
     const LISTERS: &[&str] = &["GetObject", "HeadObject", "HeadBucket"];
+    const PREFIX_LISTERS: &[&str] = &["GetObject", "HeadObject", "HeadBucket", "ListObjectsV2"];
     const WRITES: &[&str] = &["PutObject", "CreateMultipartUpload"];
     &[
         row(
@@ -30,7 +31,7 @@ pub const PERMISSIONS: &[Permission] = {
             Always,
         ),
         // Without it what is not there is 403, too.
-        row(SourceBucket, "s3:ListBucket", LISTERS, Always),
+        row(SourceBucket, "s3:ListBucket", PREFIX_LISTERS, Always),
         row(
             SourceBucket,
             "s3:GetBucketVersioning",

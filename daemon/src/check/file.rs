@@ -1,6 +1,8 @@
 //! What the file alone shows: nothing that it may not say, and much that is rarely meant; which
 //! queues it names.
 
+use std::path::Path;
+
 use replicator_config::{Account, Service, Settings, line_of, partition_of};
 use replicator_core::object::Timestamp;
 use replicator_core::rule::{Encryption, ReplicaKey, Rule};
@@ -41,20 +43,42 @@ pub(super) fn look(settings: &Settings, text: &str, now: Timestamp) -> Section {
     section
 }
 
+/// Names the places in the file of the keys that the findings of services are to be put right by.
+pub(super) fn place_keys(
+    mut sections: Vec<Section>,
+    settings: &Settings,
+    config: &Path,
+) -> Vec<Section> {
+    let text = replicator_config::read_text(config).unwrap_or_default();
+    for finding in sections
+        .iter_mut()
+        .flat_map(|section| &mut section.findings)
+    {
+        let mut rules = settings.rules.iter();
+        if let Some(at) = rules.position(|rule| finding.rule.as_ref() == Some(&rule.id)) {
+            place_fixes(&mut finding.fix, at, &text);
+        }
+    }
+    sections
+}
+
+/// Puts a rule's place in the file before the keys that fixes name, which are keys of the rule.
+fn place_fixes(fixes: &mut [Fix], at: usize, text: &str) {
+    for fix in fixes {
+        if let Fix::Config { line, key, .. } = fix {
+            let path = format!("rules[{at}].{key}");
+            *line = line_of(text, &path);
+            *key = path;
+        }
+    }
+}
+
 impl Finding {
     /// Puts the rule's place in the file before what is named so far, which is a key of the rule.
     fn placed_at(mut self, at: usize, text: &str) -> Self {
         let path = |key: &str| format!("rules[{at}].{key}");
         let line = |key: &str| line_of(text, &path(key));
-        for fix in &mut self.fix {
-            if let Fix::Config {
-                line: found, key, ..
-            } = fix
-            {
-                *found = line(key);
-                *key = path(key);
-            }
-        }
+        place_fixes(&mut self.fix, at, text);
         let number = line(&self.place).map_or_else(String::new, |line| format!("line {line}, "));
         self.place = format!("{number}{}", path(&self.place));
         self

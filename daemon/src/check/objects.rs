@@ -5,7 +5,7 @@
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::types::ObjectVersion;
-use replicator_config::{Account, Service};
+use replicator_config::{Account, Service, nearest_name};
 use replicator_core::object::Key;
 use replicator_core::rule::{History, Rule};
 
@@ -40,7 +40,8 @@ pub(super) async fn try_source(asked: Asked<'_>, rule: &Rule, section: &mut Sect
     };
     section.fine(format!("{} can be listed", place.url()));
     let Some((sample, refusal)) = find_sample(place, rule, listed.versions()).await else {
-        return section.add([no_sample(place, rule, &listed)]);
+        let near = near_prefix(place, &rule.filter.prefix).await;
+        return section.add([no_sample(place, rule, &listed, near.as_deref())]);
     };
     let reads = read_sample(asked, rule, (&sample, refusal)).await;
     if reads.is_empty() {
@@ -132,7 +133,57 @@ async fn takes(place: BucketPlace<'_>, rule: &Rule, sample: &Sample) -> bool {
     })
 }
 
-fn no_sample(place: BucketPlace<'_>, rule: &Rule, listed: &ListObjectVersionsOutput) -> Finding {
+// A prefix of more levels is looked at no further.
+const LEVELS_MAX: usize = 8;
+
+/// Finds a prefix under which there are objects near one under which there is none: the first of its
+/// levels that is not there is compared with what is there instead.
+async fn near_prefix(place: BucketPlace<'_>, prefix: &str) -> Option<String> {
+    let mut start = String::new();
+    for level in prefix.split_inclusive('/').take(LEVELS_MAX) {
+        let there = list_prefixes(place, &start).await?;
+        let next = format!("{start}{level}");
+        if there.iter().any(|one| one.starts_with(&next)) {
+            start = next;
+            continue;
+        }
+        let names = there.iter().filter_map(|one| one.strip_prefix(&start));
+        let near = format!("{start}{}", nearest_name(level, names)?);
+        let rest = prefix.strip_prefix(&next).unwrap_or_default();
+        let whole = format!("{near}{rest}");
+        let is_there = list_prefixes(place, &whole)
+            .await
+            .is_some_and(|found| !found.is_empty());
+        return Some(if is_there { whole } else { near });
+    }
+    None
+}
+
+/// Lists what comes next after a prefix: up to a slash, or keys that have no more.
+async fn list_prefixes(place: BucketPlace<'_>, prefix: &str) -> Option<Vec<String>> {
+    let request = place.clients.s3.list_objects_v2();
+    let request = request
+        .bucket(place.bucket)
+        .prefix(prefix)
+        .delimiter("/")
+        .max_keys(SAMPLED_MAX);
+    let listed = ask(request.send()).await.ok()?;
+    let folders = listed.common_prefixes.unwrap_or_default().into_iter();
+    let keys = listed.contents.unwrap_or_default().into_iter();
+    let folders = folders.filter_map(|folder| folder.prefix);
+    Some(
+        folders
+            .chain(keys.filter_map(|object| object.key))
+            .collect(),
+    )
+}
+
+fn no_sample(
+    place: BucketPlace<'_>,
+    rule: &Rule,
+    listed: &ListObjectVersionsOutput,
+    near: Option<&str>,
+) -> Finding {
     let filter = &rule.filter;
     let mut candidates = listed.versions().iter().filter(|one| may_take(rule, one));
     let among = if candidates.nth(CANDIDATES_MAX).is_some() {
@@ -147,11 +198,20 @@ fn no_sample(place: BucketPlace<'_>, rule: &Rule, listed: &ListObjectVersionsOut
         filter.prefix, filter.suffix
     );
     let why = "whether objects can be read is not known, and the filter may be a slip";
-    let text = "compare the filter with the bucket's keys; if objects are still to come, this is \
-         no fault";
-    Finding::problem(CheckName::SourceObjects, place.url(), what, why)
-        .into_warning()
-        .fixed_by([Fix::advice(text)])
+    let finding = Finding::problem(CheckName::SourceObjects, place.url(), what, why).into_warning();
+    let Some(near) = near else {
+        let text = "compare the filter with the bucket's keys; if objects are still to come, this \
+             is no fault";
+        return finding.fixed_by([Fix::advice(text)]);
+    };
+    let text = "only a suggestion: it is the nearest prefix under which there are objects; if those \
+         of this one are still to come, this is no fault";
+    let near = Fix::Config {
+        line: None,
+        key: "filter.prefix".to_owned(),
+        value: format!("{near:?}"),
+    };
+    finding.fixed_by([near, Fix::advice(text)])
 }
 
 fn unlisted((place, attributes): Asked<'_>, refusal: &Refusal, check: CheckName) -> Finding {
