@@ -147,7 +147,7 @@ async fn what_import_prints_passes_the_check() {
         &nowhere,
     )
     .await;
-    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert_eq!(output.status.code(), Some(78), "{}", printed(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
     ];
     let output = run(&pause, &config.path).await;
     let text = printed(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("no regular file"), "{text}");
 }
 
@@ -295,7 +295,7 @@ async fn a_comparison_of_nothing_proves_nothing() {
     assert_eq!(code, Some(2), "{text}");
     for since in ["2999-01-01T00:00:00Z", "2999-02-01T00:00:00Z"] {
         let (code, text) = compared(&["--since", since]).await;
-        assert_eq!(code, Some(1), "{text}");
+        assert_eq!(code, Some(78), "{text}");
         assert!(text.contains("--as-of") && text.contains(since), "{text}");
     }
 }
@@ -318,7 +318,79 @@ async fn a_history_is_not_rewritten_unasked_where_there_is_no_terminal() {
         &file,
     )
     .await;
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78));
     let text = printed(&output);
     assert!(text.contains("with --yes it is"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_before_anything_is_asked_is_told_from_what_a_service_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let from = ["manifest.json", "absent.csv"].map(|name| format!("--from={}", at(name)));
+    fs::write(at("manifest.json"), "{}").unwrap();
+    let file = dir.path().join("config.toml");
+    let example = fs::read_to_string(root().join("config/example.toml")).unwrap();
+    let state = format!("state_dir = \"{}\"", at("state"));
+    let lines = example
+        .lines()
+        .map(|line| match line.starts_with("state_dir") {
+            true => state.as_str(),
+            false => line,
+        });
+    fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    for (command, words) in wrong_commands(&from) {
+        let output = run(&command, &file).await;
+        let text = printed(&output);
+        assert_eq!(output.status.code(), Some(78), "{command:?} {text}");
+        assert!(text.contains(words), "{command:?} {text}");
+    }
+}
+
+/// Lists command lines that are wrong as they stand, each with what is said of it.
+fn wrong_commands([inventory, absent]: &[String; 2]) -> Vec<(Vec<&str>, &str)> {
+    let since = "--since=2026-11-30T00:00:00Z";
+    let orders = ["backfill", "--rule=orders", "--dry-run"];
+    vec![
+        (vec!["verify", "--rule=nope"], "no rule is called \"nope\""),
+        (
+            vec!["backfill", "--rule=nope"],
+            "no rule is called \"nope\"",
+        ),
+        (
+            vec!["ledger", "rebuild", "--rule=nope"],
+            "no rule is called \"nope\"",
+        ),
+        (
+            vec![
+                "verify",
+                "--rule=orders",
+                since,
+                "--as-of=2026-11-30T00:00:00Z",
+            ],
+            "no version is created both since",
+        ),
+        (
+            vec!["verify", "--rule=orders", since, "--prefix=/"],
+            "no key of rule \"orders\" begins with",
+        ),
+        (
+            [orders.as_slice(), &[inventory, "--format=keys"]].concat(),
+            "leave out --format",
+        ),
+        ([orders.as_slice(), &[absent]].concat(), "absent.csv"),
+        (vec!["status", "orders"], "is not s3://bucket/key"),
+        (
+            vec!["import", "/nonexistent", "--bucket=orders"],
+            "cannot read",
+        ),
+        (
+            vec![
+                "policies",
+                "--principal=nope=arn:aws:iam::111111111111:role/r",
+            ],
+            "nope",
+        ),
+        (vec!["policies", "--source-key=nope"], "nope"),
+    ]
 }

@@ -67,13 +67,13 @@ async fn what_became_of_each_version_is_told_by_either_id() {
     assert_eq!(words(&self::versions(&config, &late).await), ["PENDING"]);
     assert_eq!(self::versions(&config, &report).await, versions);
     assert_eq!(self::versions(&config, &refused).await, parked);
-    for unknown in [
-        "s3://nobodys/report",
-        &format!("{report}?versionId=none"),
-        "report",
+    for (unknown, code) in [
+        ("s3://nobodys/report", 1),
+        (&format!("{report}?versionId=none"), 1),
+        ("report", 78),
     ] {
         let output = run(&["status", unknown], &config.path).await;
-        assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+        assert_eq!(output.status.code(), Some(code), "{}", printed(&output));
     }
 }
 

@@ -19,7 +19,7 @@ use s3_replicator::admin::status::{self, DaemonAddress};
 use s3_replicator::backfill::BackfillArguments;
 use s3_replicator::ledger::directory;
 use s3_replicator::pipeline::Role;
-use s3_replicator::process::{LogFormat, build_runtime};
+use s3_replicator::process::{InvalidCommand, LogFormat, build_runtime};
 use s3_replicator::verify::{VerifyOptions, records};
 use s3_replicator::{backfill, check, pipeline, process, verify};
 use strum::VariantNames;
@@ -202,6 +202,7 @@ impl Import {
             true => io::read_to_string(io::stdin()),
             false => fs::read_to_string(file),
         };
+        let text = text.map_err(InvalidCommand::new);
         let text = text.with_context(|| format!("cannot read {}", file.display()))?;
         let options = ImportOptions {
             bucket: self.bucket,
@@ -357,11 +358,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             print_error(&error);
-            let is_file = error.is::<Invalid>();
-            ExitCode::from(if is_file {
-                NOT_CONFIGURED
-            } else {
-                directory::exit_code(&error)
+            ExitCode::from(match process::is_invalid(&error) {
+                true => NOT_CONFIGURED,
+                false => directory::exit_code(&error),
             })
         }
     }
@@ -452,14 +451,11 @@ fn find_and_hint(settings: &Settings, arguments: &BackfillArguments) -> anyhow::
     };
     if arguments.rewrite_history && !arguments.yes && !arguments.dry_run {
         if !process::has_terminal() {
-            bail!("{UNASKED}");
+            bail!(InvalidCommand::new(UNASKED));
         }
-        if arguments
-            .from
-            .as_ref()
-            .is_some_and(|from| !from.is_lasting())
-        {
-            bail!("{READ_ONCE}");
+        let from = arguments.from.as_ref();
+        if from.is_some_and(|from| !from.is_lasting()) {
+            bail!(InvalidCommand::new(READ_ONCE));
         }
         let counted = run(&BackfillArguments {
             dry_run: true,

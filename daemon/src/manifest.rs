@@ -17,7 +17,7 @@ use anyhow::{Context, bail, ensure};
 use replicator_core::object::{Bucket, Key};
 use serde::{Deserialize, Serialize};
 
-use crate::process::run_blocking;
+use crate::process::{InvalidCommand, run_blocking};
 use crate::s3::accounts::AccountClients;
 use fetch::{LocalFile, is_missing, read_text};
 use rows::{CsvColumns, RowFormat, RowReader};
@@ -120,6 +120,10 @@ impl ManifestLocation {
         }
     }
 
+    fn is_absent_file(&self) -> bool {
+        matches!(self, Self::Path(path) if !path.exists())
+    }
+
     /// Says whether it is a manifest of S3 Inventory, which is called `manifest.json`.
     fn is_inventory(&self) -> bool {
         let name = self.to_string();
@@ -145,8 +149,19 @@ impl<'a> ManifestReader<'a> {
         bucket: &'a Bucket,
     ) -> anyhow::Result<Self> {
         let from = store.location;
-        let local = store.fetch(from).await;
-        let local = local.with_context(|| format!("cannot read {from}"))?;
+        ensure!(
+            format == KeyFormat::Csv || !from.is_inventory(),
+            InvalidCommand::new(format!(
+                "{from} is a manifest of S3 Inventory, which says how its keys are written: leave out --format"
+            ))
+        );
+        let local = store
+            .fetch(from)
+            .await
+            .map_err(|error| match from.is_absent_file() {
+                true => InvalidCommand::new(format!("cannot read {from}: {error:#}")).into(),
+                false => error.context(format!("cannot read {from}")),
+            })?;
         let mut reader = Self {
             store,
             bucket,
@@ -162,10 +177,6 @@ impl<'a> ManifestReader<'a> {
             identity: local.md5.clone(),
         };
         if from.is_inventory() {
-            ensure!(
-                format == KeyFormat::Csv,
-                "{from} is a manifest of S3 Inventory, which says how its keys are written: leave out --format"
-            );
             let manifest = store.read_inventory(local).await;
             let manifest = manifest
                 .and_then(|manifest| Ok((manifest.row_format(bucket)?, manifest.files)))

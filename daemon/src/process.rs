@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use replicator_config::policies::PolicyError;
+use replicator_config::{ImportError, Invalid};
 use replicator_core::object::without_commands;
 use rustix::fs::Mode;
 use rustix::param::{clock_ticks_per_second, page_size};
@@ -23,6 +25,7 @@ use rustix::process::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
+use thiserror::Error;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -43,6 +46,24 @@ const DESCRIPTORS_MIN: u64 = 1024;
 /// Lets what this process creates be read by its own user alone: the ledger names keys.
 pub fn restrict_files() {
     umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// A command line that is wrong as it stands, or a file that it names: no service is asked.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct InvalidCommand(String);
+
+impl InvalidCommand {
+    /// Says what is wrong.
+    pub fn new(text: impl ToString) -> Self {
+        Self(text.to_string())
+    }
+}
+
+/// Says whether an error is about a command line or a file, which no service was asked about.
+pub fn is_invalid(error: &anyhow::Error) -> bool {
+    let is_of_config = error.is::<Invalid>() || error.is::<PolicyError>();
+    is_of_config || error.is::<ImportError>() || error.is::<InvalidCommand>()
 }
 
 /// Takes as many descriptors as the process may have; an error says that those do not suffice.

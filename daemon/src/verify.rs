@@ -26,7 +26,7 @@ use crate::clock;
 use crate::ledger::directory::rule_start;
 use crate::metrics::Metrics;
 use crate::objects::read_head;
-use crate::process::Log;
+use crate::process::{InvalidCommand, Log};
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::s3::client::{ResponseHead, S3Request};
@@ -136,15 +136,17 @@ pub(crate) fn scope_of(
     let as_of = options.as_of.unwrap_or_else(|| clock::now() - PENDING_FOR);
     let scope = RuleScope::new((rule, &settings.rules), as_of, start_of)?;
     let Some(start) = scope.starts.get(&rule.id) else {
-        bail!(
+        bail!(InvalidCommand::new(format!(
             "rule {:?} has no since, and no ledger here says when it was first loaded; set `since` in the rule (or give --since to verify)",
             rule.id
-        );
+        )));
     };
     let [since, until] = [*start, as_of].map(to_rfc3339);
     ensure!(
         *start < as_of,
-        "no version is created both since {since} and until {until}; give an earlier --since or a later --as-of"
+        InvalidCommand::new(format!(
+            "no version is created both since {since} and until {until}; give an earlier --since or a later --as-of"
+        ))
     );
     Ok(scope)
 }
@@ -154,7 +156,10 @@ pub(crate) fn find_rule<'s>(settings: &'s Settings, id: &str) -> anyhow::Result<
         return Ok(rule);
     }
     let known = settings.rules.iter().map(|rule| rule.id.as_str());
-    bail!("no rule is called {id:?}; {}", suggest_nearest(id, known))
+    let hint = suggest_nearest(id, known);
+    bail!(InvalidCommand::new(format!(
+        "no rule is called {id:?}; {hint}"
+    )))
 }
 
 struct Verifier<'a> {

@@ -30,7 +30,7 @@ use crate::admin::{Admin, Refusal, Status, bad_request, json_response, server, u
 use crate::objects::{
     LedgerReader, ObjectQuestion, ObjectReader, ObjectStatus, Unanswered, read_beside,
 };
-use crate::process::run_blocking;
+use crate::process::{InvalidCommand, run_blocking};
 
 /// The paths of the API.
 pub(super) fn router(admin: &Admin) -> Router<Admin> {
@@ -282,7 +282,9 @@ pub async fn ask_object(
     settings: impl Fn() -> Result<Settings, Invalid>,
 ) -> anyhow::Result<String> {
     let Some(question) = ObjectQuestion::parse_uri(object) else {
-        bail!("{object:?} is not s3://bucket/key or s3://bucket/key?versionId=ID")
+        bail!(InvalidCommand::new(format!(
+            "{object:?} is not s3://bucket/key or s3://bucket/key?versionId=ID"
+        )))
     };
     let is_named = daemon.is_named();
     let daemon = daemon.resolve(&settings)?;

@@ -19,6 +19,7 @@ use crate::admin::api::ApiError;
 use crate::admin::server::COMMAND;
 use crate::admin::{QueueStatus, Status};
 use crate::health::LastError;
+use crate::process::InvalidCommand;
 use crate::rule_state::PausedRule;
 
 // The daemon itself gives its dispatch 5 seconds to answer.
@@ -80,7 +81,7 @@ impl DaemonClient {
             .as_ref()
             .filter(|_| request.starts_with("POST "))
         {
-            let token = ApiToken::read_file(file).map_err(anyhow::Error::msg)?;
+            let token = ApiToken::read_file(file).map_err(InvalidCommand::new)?;
             lines.push_str("Authorization: Bearer ");
             lines.push_str(token.as_str());
             lines.push_str("\r\n");

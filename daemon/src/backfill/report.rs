@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::BackfillArguments;
+use crate::process::InvalidCommand;
 use crate::sqs::work_queues::QueueTrouble;
 
 /// What was found so far.
@@ -425,7 +426,8 @@ impl CompletionReport {
     pub(super) fn open(path: &Path, left_at: Option<u64>) -> anyhow::Result<Self> {
         let words = || format!("cannot write the report {}", path.display());
         let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file());
-        ensure!(!is_special, "{}: it is no regular file", words());
+        let refusal = |why: &str| InvalidCommand::new(format!("{}: {why}", words()));
+        ensure!(!is_special, refusal("it is no regular file"));
         let file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -440,8 +442,7 @@ impl CompletionReport {
         let written = file.metadata().with_context(words)?.len();
         ensure!(
             left_at.is_some() || written == 0,
-            "{}: it is not empty; name a new file, or move that one away",
-            words()
+            refusal("it is not empty; name a new file, or move that one away")
         );
         let left_at = left_at.unwrap_or_default();
         ensure!(

@@ -13,6 +13,7 @@ use replicator_core::rule::{History, Rule};
 use tokio::time::Instant;
 
 use crate::ledger::records::TargetKey;
+use crate::process::InvalidCommand;
 use crate::s3::accounts::Accounts;
 use crate::sqs::work_queues::{
     QueueAccess, QueueTrouble, WorkItem, WorkQueues, digest_words, group_of,
@@ -91,9 +92,9 @@ impl HintSender {
     pub(crate) fn rewriting_history(self, rules: &[Rule]) -> anyhow::Result<Self> {
         let Rule { id, source, .. } = &self.rule;
         if self.rule.history == History::Latest {
-            bail!(
+            bail!(InvalidCommand::new(format!(
                 "rule {id:?} has history = \"latest\", so its replicas have no history to rewrite"
-            );
+            )));
         }
         // A purge of what is newest would leave what came too late unwritten for good (the model's
         // `Pa LA R X0`).
@@ -102,18 +103,18 @@ impl HintSender {
             rule.enabled && rule.version_deletes && is_there
         };
         if let Some(rule) = rules.iter().find(deletes) {
-            bail!(
+            bail!(InvalidCommand::new(format!(
                 "rule {:?} has version_deletes = true, with which no history is rewritten",
                 rule.id
-            );
+            )));
         }
         let is_other =
             |rule: &Rule| rule.enabled && rule.id != *id && rule.source.bucket == source.bucket;
         if self.rule.work_queue.is_none() && rules.iter().any(is_other) {
-            bail!(
+            bail!(InvalidCommand::new(format!(
                 "rule {id:?} has no work queue, so a hint is for all rules of {}: give it a `work_queue` to rewrite histories of its own",
                 source.bucket
-            );
+            )));
         }
         Ok(Self {
             action: EventKind::RewriteHistory,
@@ -258,10 +259,10 @@ fn find_queue<'s>(settings: &'s Settings, rule: &Rule) -> anyhow::Result<&'s Que
             let mut queues = queues.iter().chain(&settings.work_queues);
             queues.find(|queue| queue.url == *url)
         }
-        None if !rule.enabled => bail!(
+        None if !rule.enabled => bail!(InvalidCommand::new(format!(
             "rule {:?} is disabled and has no work queue: its hints would be deleted, as its events are; enable it first",
             rule.id
-        ),
+        ))),
         None => {
             let mut queues = settings.queues.iter();
             let own = queues.find(|queue| queue.account == rule.source.account);

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Pair, Verifier};
 use crate::objects::read_head;
+use crate::process::InvalidCommand;
 use crate::reconcile::listing::{
     KeyHistory, KeyRange, KeyStream, KeyVersions, VERSIONS_MAX, VersionLister,
 };
@@ -164,10 +165,10 @@ impl<'a> KeyPairs<'a> {
 pub(crate) fn check_prefix(rule: &Rule, prefix: &str) -> anyhow::Result<()> {
     let whole = rule.filter.prefix.as_str();
     if !prefix.starts_with(whole) {
-        bail!(
+        bail!(InvalidCommand::new(format!(
             "no key of rule {:?} begins with {prefix:?}; its prefix is {whole:?}",
             rule.id
-        );
+        )));
     }
     Ok(())
 }

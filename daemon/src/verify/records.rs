@@ -33,7 +33,7 @@ use crate::limit::quotas::Budget;
 use crate::metrics::Metrics;
 use crate::objects::list_key;
 use crate::other_daemons::Predecessor;
-use crate::process::run_blocking;
+use crate::process::{InvalidCommand, run_blocking};
 use crate::reconcile::listing::KeyRange;
 use crate::reconcile::{ReadBack, read_back};
 use crate::rule_state::Pauses;
@@ -51,7 +51,10 @@ pub async fn rebuild(
 ) -> anyhow::Result<String> {
     let rule = find_rule(settings, rule)?;
     if !rule.enabled && !rule.is_waiting() {
-        bail!("rule {:?} is disabled", rule.id);
+        bail!(InvalidCommand::new(format!(
+            "rule {:?} is disabled",
+            rule.id
+        )));
     }
     let engine = engine_of(settings, given).await?;
     let rules = Ruleset::new(&settings.rules);
