@@ -14,6 +14,7 @@ use crate::world::daemon::{Daemon, printed, run};
 use crate::world::localstack::{ARCHIVE, SOURCE, endpoint, unique};
 use crate::world::oracle::{Script, root};
 use crate::world::queue::Queue;
+use crate::world::secrets;
 
 #[test]
 fn the_templates_are_clean() {
@@ -72,6 +73,7 @@ async fn does_the_main_job_on_stacks(creates_buckets: &str) {
         .option("destination", destination)
         .option("destination-key", &keys[1]);
     let outputs = Box::pin(script.summary()).await;
+    secrets::assert_none_in("what the stack prints", &outputs.to_string());
     let text = outputs["ConfigurationText"].as_str().unwrap();
     let world = Box::pin(World::of(buckets.clone(), queues(text))).await;
     let config = world.config();

@@ -4,7 +4,7 @@
 //! this machine stand for it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +15,7 @@ use crate::world::World;
 use crate::world::daemon::{Daemon, SECRET, binary, printed};
 use crate::world::localstack::SOURCE;
 use crate::world::oracle::root;
+use crate::world::secrets;
 
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -52,7 +53,11 @@ async fn the_daemon_works_in_the_image_and_its_health_check_says_so() {
             "env:S3_REPLICATOR_CONFIG",
         ]
     };
-    let health = || store.buildah(&command("health")).output().unwrap();
+    let health = || {
+        let output = store.buildah(&command("health")).output().unwrap();
+        secrets::assert_none_in("the health check of the image", &printed(&output));
+        output
+    };
     assert!(!health().status.success(), "nothing runs yet");
     let daemon = Daemon::start(store.buildah(&command("run")).into(), &config);
     let _ended = Ended(daemon.process());
@@ -62,6 +67,31 @@ async fn the_daemon_works_in_the_image_and_its_health_check_says_so() {
     world.assert_equal().await;
     let output = health();
     assert!(output.status.success(), "{}", printed(&output));
+    // The state is in a volume of the container, where the daemon of the test does not look for it.
+    let ledgers = folders_with(store.0.path(), "CURRENT");
+    let files = ledgers
+        .iter()
+        .map(|ledger| secrets::assert_none_below(ledger));
+    assert!(
+        files.sum::<usize>() > 1,
+        "no ledger in {}",
+        store.0.path().display()
+    );
+}
+
+/// Finds the folders below another one that have a file of a name.
+fn folders_with(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for entry in entries {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(folders_with(&entry.path(), name));
+        } else if entry.file_name() == name {
+            found.push(folder.to_owned());
+        }
+    }
+    found
 }
 
 /// Images and containers of one test.

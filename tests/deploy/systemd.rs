@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::world::daemon::{Daemon, binary, printed};
 use crate::world::oracle::root;
-use crate::world::{HANG, World};
+use crate::world::{HANG, World, secrets};
 
 const INSTALLED: &str = "/usr/local/bin/s3-replicator";
 
@@ -131,6 +131,7 @@ async fn next(systemd: &UnixDatagram, begin: &str) -> String {
         loop {
             let len = systemd.recv(&mut buffer).await.unwrap();
             let text = str::from_utf8(&buffer[..len]).unwrap().trim_end();
+            secrets::assert_none_in("what systemd is told", text);
             if text.starts_with(begin) {
                 return text.to_owned();
             }

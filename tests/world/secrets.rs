@@ -73,19 +73,22 @@ pub(crate) fn assert_none_in(what: &str, text: &str) {
     }
 }
 
-/// Fails the test if a file below a folder holds a secret.
-pub(crate) fn assert_none_below(folder: &Path) {
+/// Fails the test if a file below a folder holds a secret; returns how many files there are.
+pub(crate) fn assert_none_below(folder: &Path) -> usize {
+    let mut files = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            assert_none_below(&path);
+            files += assert_none_below(&path);
         } else {
+            files += 1;
             // RocksDB removes files meanwhile.
             let bytes = fs::read(&path).unwrap_or_default();
             let name = path.display().to_string();
             assert_none_in(&name, &String::from_utf8_lossy(&bytes));
         }
     }
+    files
 }
 
 #[test]
@@ -106,4 +109,12 @@ fn each_kind_of_secret_is_found() {
     for (text, is_secret) in cases {
         assert_eq!(find_secret(text).is_some(), is_secret, "{text}");
     }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state/ledger");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("000004.log"), "plain").unwrap();
+    assert_eq!(assert_none_below(dir.path()), 1);
+    fs::write(folder.join("000005.log"), SECRET).unwrap();
+    let found = std::panic::catch_unwind(|| assert_none_below(dir.path()));
+    assert!(found.is_err(), "a secret in a file is found");
 }
