@@ -130,9 +130,7 @@ fn sdk_requests(text: &str) -> Vec<String> {
         .filter_map(|rest| Some(rest.split_once("()")?.0));
     let of_sdk = calls.filter(|call| {
         let is_verb = verbs.iter().any(|verb| call.starts_with(verb));
-        let is_name = call
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || "_2".contains(c));
+        let is_name = !call.contains(|c: char| !c.is_ascii_lowercase() && c != '_' && c != '2');
         is_verb && is_name && nouns.iter().any(|noun| call.contains(noun))
     });
     let camel = |call: &str| {
