@@ -46,6 +46,21 @@ pub struct Event {
     pub size_bytes: Option<u64>,
 }
 
+impl Event {
+    /// Asks to look at a key: the event of a new object, of which no more is known.
+    pub fn of_key(bucket: &Bucket, key: &Key) -> Self {
+        Self {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            version: None,
+            action: EventKind::Put,
+            sequencer: None,
+            time: None,
+            size_bytes: None,
+        }
+    }
+}
+
 /// Orders the PUT and DELETE events of one key; means nothing between keys. Nothing here compares
 /// two of them: which version is newer is for the source's list to say.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -358,16 +358,10 @@ impl LedgerReader<'_> {
 /// Lists the history of a key, oldest first.
 pub(crate) async fn list_key(
     access: &AccountClients,
-    (side, bucket): (Side, &Bucket),
+    at: (Side, &Bucket),
     key: &Key,
 ) -> Result<Vec<SourceVersion>, Failure> {
-    let prefix = key.as_str();
-    let lister = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix,
-    };
+    let lister = VersionLister::of_key(access, at, key);
     let mut history = lister.history(key).await?;
     history.reverse();
     Ok(history)

@@ -400,8 +400,12 @@ impl<'a> Reconciler<'a> {
     }
 }
 
-/// Makes the failure of an answer that lacks or contradicts something: it is read again later.
-fn transient(during: Operation, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+/// Makes the failure of what a later attempt may find otherwise: an answer that lacks or contradicts
+/// something, say.
+pub(crate) fn transient(
+    during: Operation,
+    cause: impl Into<Box<dyn Error + Send + Sync>>,
+) -> Failure {
     Failure::with_source(FailureKind::Transient, during, cause)
 }
 

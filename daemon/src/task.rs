@@ -221,15 +221,7 @@ impl Ruleset {
 
     /// Makes the task of a key of a rule that no message names.
     pub(crate) fn task_at(&self, rule: &Rule, key: &Key) -> Option<Task> {
-        let event = Event {
-            bucket: rule.source.bucket.clone(),
-            key: key.clone(),
-            version: None,
-            action: EventKind::Put,
-            sequencer: None,
-            time: None,
-            size_bytes: None,
-        };
+        let event = Event::of_key(&rule.source.bucket, key);
         let target = rule.destination_key(key).ok()?;
         let is_meant =
             |task: &Task| task.target.destination == rule.destination && task.target.key == target;
@@ -285,13 +277,9 @@ fn task(rules: &Rules, (destination, key): (&BucketRef, Key), event: &Event) -> 
 /// Returns the event that a task was parked for, as far as the ledger has it.
 pub(crate) fn event_of(parked: &ParkedTask) -> Event {
     Event {
-        bucket: parked.source.bucket.clone(),
-        key: parked.source_key.clone(),
         version: parked.version.clone(),
         action: parked.action,
-        sequencer: None,
-        time: None,
-        size_bytes: None,
+        ..Event::of_key(&parked.source.bucket, &parked.source_key)
     }
 }
 
@@ -305,15 +293,8 @@ pub(crate) mod tests {
     #[test]
     fn a_bucket_that_no_rule_has_is_refused_by_name() {
         let ruleset = Ruleset::new(&rules(&[("orders", "orders", "replicas")]));
-        let event = |bucket: &str| Event {
-            bucket: Bucket::try_from(bucket).unwrap(),
-            key: Key::try_from("report").unwrap(),
-            version: None,
-            action: replicator_core::event::EventKind::Put,
-            sequencer: None,
-            time: None,
-            size_bytes: None,
-        };
+        let key = Key::try_from("report").unwrap();
+        let event = |bucket: &str| Event::of_key(&Bucket::try_from(bucket).unwrap(), &key);
         assert_eq!(ruleset.refusal(&event("orders")), None);
         assert!(matches!(
             ruleset.refusal(&event("others")),

@@ -491,16 +491,13 @@ mod tests {
         assert!(all.is_sorted_by(|one, other| care(one) < care(other)));
     }
 
+    fn event() -> Event {
+        let (bucket, key) = (Bucket::try_from("orders"), Key::try_from("report"));
+        Event::of_key(&bucket.unwrap(), &key.unwrap())
+    }
+
     fn task(bucket: &str, action: EventKind) -> Task {
-        let event = Event {
-            bucket: Bucket::try_from("orders").unwrap(),
-            key: Key::try_from("report").unwrap(),
-            version: None,
-            action,
-            sequencer: None,
-            time: None,
-            size_bytes: None,
-        };
+        let event = Event { action, ..event() };
         Ruleset::new(&rules(&[("orders", "orders", bucket)]))
             .tasks_for(&event)
             .remove(0)
@@ -533,13 +530,9 @@ mod tests {
 
     fn queued(behind: Behind, action: EventKind, version: &str) -> QueuedEvent {
         let event = Event {
-            bucket: Bucket::try_from("orders").unwrap(),
-            key: Key::try_from("report").unwrap(),
             version: Some(VersionId::try_from(version).unwrap()),
             action,
-            sequencer: None,
-            time: None,
-            size_bytes: None,
+            ..event()
         };
         let mut task = Ruleset::new(&rules(&[("orders", "orders", "replicas")]))
             .tasks_for(&event)

@@ -231,13 +231,8 @@ impl HintSender {
 /// ledger answers it, and the whole history of the key is looked at.
 pub(crate) fn event_of(rule: &Rule, hint: &Hint) -> Event {
     Event {
-        bucket: rule.source.bucket.clone(),
-        key: hint.key.clone(),
-        version: None,
-        action: EventKind::Put,
-        sequencer: None,
-        time: None,
         size_bytes: Some(hint.size_bytes),
+        ..Event::of_key(&rule.source.bucket, &hint.key)
     }
 }
 

@@ -191,16 +191,10 @@ pub(crate) async fn list_pair(
 
 async fn list_versions(
     access: &AccountClients,
-    (side, bucket): (Side, &Bucket),
+    at: (Side, &Bucket),
     key: &Key,
 ) -> Result<KeyVersions, Failure> {
-    let prefix = key.as_str();
-    let lister = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix,
-    };
+    let lister = VersionLister::of_key(access, at, key);
     lister.versions(key).await
 }
 

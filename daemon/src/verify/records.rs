@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::StreamExt as _;
 use replicator_config::Settings;
-use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
+use replicator_core::failure::{Failure, Operation, error_chain};
 use replicator_core::object::{Key, Timestamp};
 use replicator_core::plan::VersionKind;
 use replicator_core::rule::{BucketRef, Rule};
@@ -35,7 +35,7 @@ use crate::objects::list_key;
 use crate::other_daemons::Predecessor;
 use crate::process::{InvalidCommand, run_blocking};
 use crate::reconcile::listing::KeyRange;
-use crate::reconcile::{ReadBack, read_back};
+use crate::reconcile::{ReadBack, read_back, transient};
 use crate::rule_state::Pauses;
 use crate::s3::accounts::error::Side;
 use crate::s3::accounts::{Accounts, AwsOverride};
@@ -239,7 +239,8 @@ impl Forgetting {
             self.engine.access_to(&rule.source)?,
             self.engine.access_to(&rule.destination)?,
         );
-        let pairs = KeyPairs::new(rule, ends, None).map_err(|error| trouble(error.to_string()))?;
+        let pairs = KeyPairs::new(rule, ends, None)
+            .map_err(|error| transient(Operation::Reconcile, error.to_string()))?;
         let mut pairs = pairs.within(&range);
         while let Some(listed) = pairs.next_pair().await? {
             let target = match listed {
@@ -336,8 +337,4 @@ fn range_of(rule: &Rule, targets: &BTreeSet<Key>) -> Option<KeyRange> {
         after: Some(shorter).filter(|key| key.starts_with(&rule.filter.prefix)),
         until: Some(last.as_str().to_owned()),
     })
-}
-
-fn trouble(words: String) -> Failure {
-    Failure::with_source(FailureKind::Transient, Operation::Reconcile, words)
 }

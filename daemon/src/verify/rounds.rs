@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicator_core::event;
-use replicator_core::failure::{Failure, FailureKind, Operation, error_chain};
+use replicator_core::failure::{Failure, Operation, error_chain};
 use replicator_core::object::Timestamp;
 use replicator_core::rule::{Rule, RuleScope};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,6 +27,7 @@ use crate::engine::Engine;
 use crate::ledger::records::TargetKey;
 use crate::queue::message::{AckAction, AckRequest, Message};
 use crate::reconcile::listing::KeyRange;
+use crate::reconcile::transient;
 use crate::rule_state::{Round, SeenRounds};
 use crate::sqs::hints::{self, Hint};
 use crate::sqs::work_queues::{WorkItem, digest_words, group_of, round_group_of};
@@ -85,6 +86,8 @@ const HINTS_PER_SECOND: u32 = 10;
 
 // A piece that fails so often is given up, after an hour or two; the next round begins anew.
 const FAILURES_MAX: u32 = 10;
+
+const DURING: Operation = Operation::Reconcile;
 
 impl Rounds {
     /// Begins to compare the keys of rules now and then, and returns where the messages for that go.
@@ -339,7 +342,8 @@ impl Comparer {
             until: None,
         };
         let ends = (verifier.source, verifier.destination);
-        let pairs = KeyPairs::new(rule, ends, None).map_err(|error| trouble(error.to_string()))?;
+        let pairs = KeyPairs::new(rule, ends, None)
+            .map_err(|error| transient(DURING, error.to_string()))?;
         let mut pairs = pairs.within(&range).stopping_at(deadline);
         let is_in_force = || {
             let is_same = Arc::ptr_eq(&rules, &self.rules.borrow());
@@ -420,7 +424,7 @@ impl Comparer {
         };
         match self.engine.work_queues.send_all(&[item]).await.first() {
             Some(true) => Ok(true),
-            _ => Err(trouble("the work queue takes no hint".to_owned())),
+            _ => Err(transient(DURING, "the work queue takes no hint")),
         }
     }
 
@@ -434,7 +438,7 @@ impl Comparer {
                 Ok(true) => return Ok(true),
                 Ok(false) if is_sent && !may_wait() => return Ok(false),
                 Ok(false) if is_sent => tokio::time::sleep(Duration::from_secs(1)).await,
-                Ok(false) | Err(_) => return Err(trouble("the daemon stops".to_owned())),
+                Ok(false) | Err(_) => return Err(transient(DURING, "the daemon stops")),
             }
         }
     }
@@ -467,10 +471,6 @@ fn round_number(rule: &Rule, now: Timestamp) -> Option<i64> {
     let digest = digest_words([rule.id.as_str()]);
     let offset = i64::from_str_radix(digest.get(..8)?, 16).ok()?;
     (now.unix_timestamp() - offset % interval).checked_div(interval)
-}
-
-fn trouble(words: String) -> Failure {
-    Failure::with_source(FailureKind::Transient, Operation::Reconcile, words)
 }
 
 fn warn_broken(round: &Round, failure: &Failure) {

@@ -92,14 +92,7 @@ pub(in crate::reconcile) async fn newest(
 /// Names a task's key on one of its sides.
 fn lister(cx: Context<'_>, side: Side) -> (VersionLister<'_>, &Key) {
     let (access, bucket, key) = cx.at(side);
-    let prefix = key.as_str();
-    let lister = VersionLister {
-        access,
-        side,
-        bucket,
-        prefix,
-    };
-    (lister, key)
+    (VersionLister::of_key(access, (side, bucket), key), key)
 }
 
 // Each is kept while the key is brought up to date, with some 250 bytes, and all are listed again

@@ -159,7 +159,21 @@ pub(crate) struct VersionLister<'a> {
     pub(crate) prefix: &'a str,
 }
 
-impl VersionLister<'_> {
+impl<'a> VersionLister<'a> {
+    /// Lists one key, and what begins with it.
+    pub(crate) fn of_key(
+        access: &'a AccountClients,
+        (side, bucket): (Side, &'a Bucket),
+        key: &'a Key,
+    ) -> Self {
+        Self {
+            access,
+            side,
+            bucket,
+            prefix: key.as_str(),
+        }
+    }
+
     /// Reads a page. XML cannot hold every character a key may have, so such a page is requested
     /// again with its keys encoded; not at once, because not every server pages well over those.
     pub(crate) async fn page(
