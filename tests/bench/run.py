@@ -15,7 +15,7 @@ import servers
 import table
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory", "backfill"]
+PLAN = ["small", "large", "pace", "fanout", "versions", "backlog", "memory", "backfill", "verify"]
 
 # Each of these is done with neighbouring keys, then with random ones.
 SMALL = ["small", "pace", "fanout", "versions", "backlog"]
@@ -34,6 +34,7 @@ WORKS = {
         "backlog": contest.Work(500_000, KIB, contenders=ONE_DAEMON_OR_MORE),
         "memory": contest.Work(200, GIB, memory="16MiB", seconds=100),
         "backfill": contest.Work(1_000_000, KIB),
+        "verify": contest.Work(1_000_000, 1),
     },
     "seaweedfs": {
         "small": contest.Work(3_000, 16 * KIB, 2, ("daemon", "daemon-latest", "daemon-queue", "bare", "bare-if", "rclone", "s3sync")),

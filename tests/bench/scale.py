@@ -20,6 +20,9 @@ MIB = 1 << 20
 # Of the work `backfill`: a kill for each tenth of its hints, and more daemons than cores.
 DAEMONS, KILLS, EVENTS_PER_SECOND = 3, 10, 50
 
+# Keys in a page of a list, at the most.
+LISTED_MAX = 1_000
+
 
 def fanout(options, work):
     """Every object goes to eight buckets, by one rule for each or by eight that share the objects."""
@@ -123,6 +126,26 @@ def backfill(options, work):
         yield (
             f"{replicas / used.wall_seconds:>12.0f}{used.cpu_seconds / replicas * 1000:>16.3f}{used.peak_rss_mib:>16.0f}{run.peak:>18.0f}"
             f"{run.kills:>7}{took['p50']:>14.3f}{took['p99']:>8.3f}{took['max']:>9.3f}{found - replicas:>24}"
+        )
+
+
+def verify(options, work):
+    """Two equal buckets compared by their lists: a tenth of the keys, then all, so that it shows whether memory grows with them."""
+    yield f"\nfakes: verify of {work.objects // 10} keys, then of {work.objects}, equal at both sides"
+    yield f"{'keys':>12}{'keys/s':>11}{'CPU s/million keys':>20}{'seconds':>9}{'RSS MiB':>9}{'lists':>8}"
+    world, binary = servers.FakeWorld(options), str(options.bin / "s3-replicator")
+    for count in (work.objects // 10, work.objects):
+        with tempfile.TemporaryDirectory() as folder, world.stage(Keys(0, others=count), work.bytes) as stage:
+            config = contenders.daemon(binary, stage.servers, folder, servers.free_port()).command[-1]
+            # It ends with 0 only if something was compared and all of it is equal.
+            command = [binary, "verify", "--rule", "bench", "--config", config, "--as-of", "2999-01-01T00:00:00Z"]
+            used = measure.run([contenders.Contender("verify", command, contenders.KEYS)], None)
+            lists = stage.stats()["requests"]["S3"]["ListObjectVersions"]
+        if lists < 2 * count / LISTED_MAX:
+            raise measure.Failed(f"{lists} lists of two buckets of {count} keys")
+        yield (
+            f"{count:>12}{count / used.wall_seconds:>11.0f}{used.cpu_seconds / count * 1e6:>20.1f}{used.wall_seconds:>9.1f}"
+            f"{used.peak_rss_mib:>9.1f}{lists:>8}"
         )
 
 
@@ -266,4 +289,4 @@ class Spans:
         return now - self.begun >= self.seconds
 
 
-RUNS = {"fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory, "backfill": backfill}
+RUNS = {"fanout": fanout, "versions": versions, "backlog": backlog, "memory": memory, "backfill": backfill, "verify": verify}
