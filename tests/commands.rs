@@ -275,6 +275,24 @@ async fn a_command_line_that_is_not_valid_is_told_from_a_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_help_of_a_command_has_its_exit_statuses_and_examples() {
+    let nowhere = Path::new("/nonexistent/config.toml");
+    for (command, examples) in [
+        ("check", ["check --offline", "check --probe"]),
+        ("verify", ["--as-of", "--deep --sample"]),
+        ("backfill", ["--dry-run", "--rewrite-history"]),
+    ] {
+        let output = run(&[command, "--help"], nowhere).await;
+        let text = printed(&output);
+        let (_, end) = text.split_once("Exit status: 0").expect(&text);
+        let (_, shown) = end.split_once("Examples:").expect(end);
+        for example in examples {
+            assert!(shown.contains(example), "{command} {example}: {shown}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_of_nothing_proves_nothing() {
     let world = Hostile::new().await;
     let config = world.config();

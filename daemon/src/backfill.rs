@@ -14,7 +14,6 @@ use anyhow::{Context, anyhow};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use replicator_config::Settings;
 use replicator_core::compare::{has_content_of, proves_equal};
-use replicator_core::failure::Failure;
 use replicator_core::object::{Key, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::rule::{History, Rule, RuleScope, VersionScope};
@@ -26,9 +25,8 @@ use crate::clock;
 use crate::manifest::ManifestReader;
 pub use crate::manifest::{KeyFormat, ManifestLocation};
 use crate::metrics::Metrics;
-use crate::process::ProgressDisplay;
-use crate::reconcile::listing::{KeyRange, VersionLister};
-use crate::s3::accounts::error::Side;
+use crate::process::{ProgressDisplay, unless_stopped};
+use crate::reconcile::listing::KeyRange;
 use crate::s3::accounts::{AccountClients, Accounts, AwsOverride};
 use crate::sqs::hints::{Hint, HintSender};
 use crate::sqs::work_queues::{QueueTrouble, digest_words};
@@ -106,7 +104,9 @@ pub async fn backfill(
     let from = arguments.from.as_ref().map(ToString::to_string);
     let file = CursorFile::of(settings, &rule.id, (arguments.prefix.as_deref(), from));
     let _lock = (!arguments.dry_run).then(|| file.lock()).transpose()?;
-    let manifest = finder.open_manifest(settings, arguments).await?;
+    let (mut stopped, sequel) = (std::pin::pin!(stopped), sequel_of(arguments));
+    let manifest = finder.open_manifest(settings, arguments);
+    let manifest = unless_stopped(stopped.as_mut(), manifest).await?;
     let identity = manifest.as_ref().map_or("", ManifestReader::identity);
     let task = finder.task_digest(identity, arguments.format);
     let before = match arguments.restart || arguments.dry_run {
@@ -117,7 +117,10 @@ pub async fn backfill(
     let mut cursor = match before {
         Some(cursor) => cursor,
         None if manifest.is_some() => Cursor::begin(&task, vec![KeyRange::default()]),
-        None => Cursor::begin(&task, finder.split().await?),
+        None => {
+            let ranges = unless_stopped(stopped.as_mut(), finder.split()).await;
+            Cursor::begin(&task, ranges.context(sequel.clone())?)
+        }
     };
     let mut sender = HintSender::new(settings, &accounts, rule, &cursor.run)?;
     if arguments.rewrite_history {
@@ -133,27 +136,16 @@ pub async fn backfill(
         progress: ProgressDisplay::begin(cursor.ranges.len(), cursor.counts.keys, tell),
         report: report.transpose()?,
         failed: Vec::new(),
-        sequel: sequel_of(arguments),
+        sequel,
         synced: (Instant::now(), cursor.counts.sent),
         file,
         cursor,
     };
     run.note_begin(resumed);
-    let result = run.work((&finder, manifest), stopped).await;
+    let result = Box::pin(run.work((&finder, manifest), stopped)).await;
     run.progress.end();
     result?;
-    let counts = run.cursor.counts;
-    Ok(BackfillSummary {
-        rule: rule.id.clone(),
-        dry_run: arguments.dry_run,
-        rewrite_history: arguments.rewrite_history,
-        queue,
-        since: finder.since.format(&Rfc3339).unwrap_or_default(),
-        begun: run.cursor.begun,
-        resumed,
-        cost: Cost::of(&counts, 1 + u64::from(rule.backfill_queue.is_some())),
-        counts,
-    })
+    Ok(run.summary(&finder, arguments, (queue, resumed)))
 }
 
 /// Finds keys by the lists of both sides.
@@ -221,16 +213,6 @@ impl<'a> Finder<'a> {
         ];
         let words: Vec<String> = words.into_iter().chain(filters).chain(starts).collect();
         digest_words(words.iter().map(String::as_str))
-    }
-
-    async fn split(&self) -> Result<Vec<KeyRange>, Failure> {
-        let lister = VersionLister {
-            access: self.source,
-            side: Side::Source,
-            bucket: &self.rule.source.bucket,
-            prefix: self.prefix,
-        };
-        ranges::split_keys(&lister).await
     }
 
     /// Says what is to be done about a key.
@@ -331,6 +313,27 @@ impl Run<'_> {
         }
     }
 
+    /// Says what it came to.
+    fn summary(
+        self,
+        finder: &Finder<'_>,
+        arguments: &BackfillArguments,
+        (queue, resumed): (String, bool),
+    ) -> BackfillSummary {
+        let (rule, counts) = (self.rule, self.cursor.counts);
+        BackfillSummary {
+            rule: rule.id.clone(),
+            dry_run: arguments.dry_run,
+            rewrite_history: arguments.rewrite_history,
+            queue,
+            since: finder.since.format(&Rfc3339).unwrap_or_default(),
+            begun: self.cursor.begun,
+            resumed,
+            cost: Cost::of(&counts, 1 + u64::from(rule.backfill_queue.is_some())),
+            counts,
+        }
+    }
+
     /// Works until it is through or stopped.
     async fn work(
         &mut self,
@@ -338,11 +341,7 @@ impl Run<'_> {
         stopped: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         self.sync()?;
-        let result = tokio::select! {
-            biased;
-            () = stopped => Err(anyhow!("stopped")),
-            result = self.read_and_send(finder, manifest) => result,
-        };
+        let result = unless_stopped(stopped, self.read_and_send(finder, manifest)).await;
         let synced = self.sync();
         match result {
             Ok(()) => match &self.sender {

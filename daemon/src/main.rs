@@ -287,10 +287,13 @@ Examples:
   s3-replicator verify --rule orders --deep --sample 1% --seed 7
   s3-replicator verify --rule orders --json | jq 'select(.difference == \"missing\")'";
 
-const BACKFILL_EXAMPLES: &str = "Examples:
+const BACKFILL_EXAMPLES: &str = "Exit status: 0 all sent, 1 broken off, 78 an invalid call or file.
+
+Examples:
   s3-replicator backfill --rule orders --dry-run
   s3-replicator backfill --rule orders --prefix invoices/ --report report.csv
-  s3-replicator backfill --rule orders --from s3://orders-inventory/orders/daily/2026-11-29T01-00Z/manifest.json";
+  s3-replicator backfill --rule orders --from s3://orders-inventory/orders/daily/2026-11-29T01-00Z/manifest.json
+  s3-replicator backfill --rule orders --prefix invoices/ --rewrite-history";
 
 const STATUS_EXAMPLES: &str = "Examples:
   s3-replicator status

@@ -142,7 +142,8 @@ impl std::fmt::Display for ManifestLocation {
 }
 
 impl<'a> ManifestReader<'a> {
-    /// Opens a manifest of a bucket's keys. Nothing but the manifest itself is read yet.
+    /// Opens a manifest of a bucket's keys. Nothing but the manifest itself is read yet; of a list
+    /// that is its first keys, because one that has none is an error.
     pub(crate) async fn open(
         store: ManifestStore<'a>,
         format: KeyFormat,
@@ -185,7 +186,14 @@ impl<'a> ManifestReader<'a> {
         } else {
             let (name, format) = (from.to_string(), reader.format.clone());
             let rows = run_blocking(|| RowReader::open(local.file, name, format, bucket));
-            reader.rows = Some(rows?);
+            let mut rows = rows?;
+            reader.ready = run_blocking(|| read_batch(&mut rows))?;
+            reader.rows = Some(rows);
+            // A command before the pipe may have failed; an inventory may be of an empty bucket.
+            ensure!(
+                !reader.ready.is_empty(),
+                "{from} names no key: nothing was read"
+            );
         }
         Ok(reader)
     }
@@ -203,7 +211,7 @@ impl<'a> ManifestReader<'a> {
     /// Goes on after a position of this manifest.
     pub(crate) async fn skip_to(&mut self, position: ManifestPosition) -> anyhow::Result<()> {
         if position.file > 0 {
-            self.rows = None;
+            (self.rows, self.ready) = (None, VecDeque::new());
         }
         self.position.file = position.file;
         while self.position.rows < position.rows {

@@ -202,6 +202,18 @@ impl Signals {
     }
 }
 
+/// Does a part of the work, unless it is stopped before that is done.
+pub(crate) async fn unless_stopped<T>(
+    stopped: impl Future<Output = ()>,
+    part: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        biased;
+        () = stopped => bail!("stopped"),
+        result = part => result,
+    }
+}
+
 /// Waits until SIGINT or SIGTERM requests that a command ends; for ever where no signal can be
 /// listened for, which then ends the process at once. Requests count from this call on.
 pub fn stop_requested() -> impl Future<Output = ()> {

@@ -130,13 +130,13 @@ impl Pauses {
 impl PauseState {
     fn is_paused_by_command(&self, rule: &str) -> bool {
         let pause = self.by_command.get(rule);
-        pause.is_some_and(|pause| pause.resumed.is_none())
+        pause.is_some_and(RulePause::is_in_force)
     }
 
     /// Returns since when a rule is paused, if it is and that is known.
     fn since(&self, rule: &str) -> Option<Option<Timestamp>> {
         let pause = self.by_command.get(rule);
-        match pause.filter(|pause| pause.resumed.is_none()) {
+        match pause.filter(|pause| pause.is_in_force()) {
             Some(pause) => Some(Some(pause.since)),
             None => self.disabled.contains(rule).then_some(None),
         }

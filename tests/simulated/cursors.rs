@@ -2,11 +2,14 @@
 //! other file, and both for one process at a time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use replicator_config::Settings;
+use replicator_fakes::faults::{Effect, Fault, Place};
 use s3_replicator::backfill::{
     BackfillArguments, BackfillSummary, KeyFormat, ManifestLocation, backfill,
 };
+use tokio::time::Instant;
 
 use crate::backfill::{COMMAND, arguments, consume, files_of, fill, run, sent};
 use crate::fleet;
@@ -130,5 +133,53 @@ fn a_second_run_is_told_of_the_first() {
         };
         assert_eq!(summary.counts.sent, 300);
         assert_eq!(files_of(&settings), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn one_whose_source_cannot_be_listed_says_how_it_goes_on_and_can_be_stopped() {
+    simulate(12, async |mut sim| {
+        sim.share();
+        fill(&sim, 5).await;
+        let (settings, arguments) = (fleet::settings(&mut sim, "", AWS), arguments());
+        let lists = || Place::s3("ListObjectVersions").client(COMMAND);
+        let denied = Effect::refuse(403, "AccessDenied");
+        sim.net.faults().add(Fault::new("denied", lists(), denied));
+        let text = run(&sim, &settings, &arguments).await.unwrap_err();
+        for words in ["the same command goes on", "AccessDenied"] {
+            assert!(text.contains(words), "{text}");
+        }
+        sim.net.faults().clear_all();
+        sim.net.faults().add(Fault::new(
+            "silent",
+            lists(),
+            Effect::Silence { lands: false },
+        ));
+        let (begun, stopped) = (Instant::now(), sim.pass(Duration::from_secs(1)));
+        let stopped = run_until(&sim, (&settings, &arguments), stopped).await;
+        let text = stopped.unwrap_err();
+        assert!(text.contains("stopped"), "{text}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{text}");
+    });
+}
+
+#[test]
+fn a_list_without_a_key_is_an_error_and_leaves_no_cursor() {
+    simulate(13, async |mut sim| {
+        sim.share();
+        fill(&sim, 5).await;
+        let settings = fleet::settings(&mut sim, "", AWS);
+        let path = sim.dir.path().join("list");
+        std::fs::write(&path, "").unwrap();
+        for format in [KeyFormat::Csv, KeyFormat::Keys] {
+            let named = BackfillArguments {
+                from: Some(ManifestLocation::Path(path.clone())),
+                format,
+                ..arguments()
+            };
+            let text = run(&sim, &settings, &named).await.unwrap_err();
+            assert!(text.contains("names no key: nothing was read"), "{text}");
+            assert_eq!(files_of(&settings), Vec::<String>::new());
+        }
     });
 }

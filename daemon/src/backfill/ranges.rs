@@ -24,6 +24,7 @@ use crate::clock;
 use crate::manifest::{ManifestReader, ManifestStore};
 use crate::process::ProgressDisplay;
 use crate::reconcile::listing::{KeyRange, PAGE_ENTRIES_MAX, VersionLister};
+use crate::s3::accounts::error::Side;
 use crate::sqs::work_queues::digest_words;
 use crate::verify::keys::{KeyPairs, list_pair};
 
@@ -50,6 +51,30 @@ const NAMED_AT_ONCE: usize = 64;
 type Named = (Option<(Key, String)>, u64);
 
 impl<'a> Finder<'a> {
+    /// Cuts the keys of the rule that begin with the prefix into ranges, in their order. A bucket of
+    /// one page is one range.
+    pub(super) async fn split(&self) -> anyhow::Result<Vec<KeyRange>> {
+        let lister = &VersionLister {
+            access: self.source,
+            side: Side::Source,
+            bucket: &self.rule.source.bucket,
+            prefix: self.prefix,
+        };
+        if lister.page(None, PAGE_ENTRIES_MAX).await?.next.is_none() {
+            return Ok(vec![KeyRange::default()]);
+        }
+        let mut splitter = Splitter { lister, probes: 0 };
+        let mut parts = vec![lister.prefix.to_owned()];
+        while parts.len() < RANGES_WANTED {
+            let finer = splitter.split_each(&parts).await?;
+            if finer.len() == parts.len() {
+                break;
+            }
+            parts = finer;
+        }
+        Ok(ranges_between(parts.get(1..).unwrap_or_default()))
+    }
+
     /// Opens the manifest that names the keys, if one does.
     pub(super) async fn open_manifest<'m>(
         &'m self,
@@ -65,8 +90,8 @@ impl<'a> Finder<'a> {
             scratch: &settings.state_dir,
         };
         let bucket = &self.rule.source.bucket;
-        let reader = ManifestReader::open(store, arguments.format, bucket).await?;
-        Ok(Some(reader))
+        let reader = ManifestReader::open(store, arguments.format, bucket);
+        Ok(Some(reader.await?))
     }
 
     /// Reads the keys that a manifest names, from where it was left, and passes on each that may be
@@ -161,25 +186,6 @@ impl<'a> Finder<'a> {
         };
         Ok(found.send(end).await?)
     }
-}
-
-/// Cuts the keys that begin with the lister's prefix into ranges, in their order. A bucket of one
-/// page is one range.
-pub(super) async fn split_keys(lister: &VersionLister<'_>) -> Result<Vec<KeyRange>, Failure> {
-    let first = lister.page(None, PAGE_ENTRIES_MAX).await?;
-    if first.next.is_none() {
-        return Ok(vec![KeyRange::default()]);
-    }
-    let mut splitter = Splitter { lister, probes: 0 };
-    let mut parts = vec![lister.prefix.to_owned()];
-    while parts.len() < RANGES_WANTED {
-        let finer = splitter.split_each(&parts).await?;
-        if finer.len() == parts.len() {
-            break;
-        }
-        parts = finer;
-    }
-    Ok(ranges_between(parts.get(1..).unwrap_or_default()))
 }
 
 /// Makes ranges that end at these keys, and one after them.

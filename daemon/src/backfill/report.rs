@@ -276,6 +276,9 @@ impl Cost {
     }
 }
 
+const DOUBLED: &str = ": nothing is missing then. The keys whose histories were rewritten stay `order` and `extra`: \
+     the newest version of each has two replicas";
+
 impl BackfillSummary {
     /// Writes it for a terminal.
     pub fn text(&self) -> String {
@@ -322,6 +325,9 @@ impl BackfillSummary {
                 "\n`s3-replicator verify --rule {}` says when all of it is there",
                 self.rule
             ));
+            if self.rewrite_history && self.counts.late_versions > 0 {
+                text.push_str(DOUBLED);
+            }
         }
         text
     }
@@ -534,6 +540,34 @@ mod tests {
             };
             let text = sequel_of(&arguments);
             assert!(text.contains(says), "{text}\nlacks {says}");
+        }
+    }
+
+    #[test]
+    fn a_summary_of_rewritten_histories_says_what_verify_calls_them() {
+        let summary = |rewrite_history, late_versions| BackfillSummary {
+            rule: "orders".to_owned(),
+            dry_run: false,
+            rewrite_history,
+            queue: "work.fifo".to_owned(),
+            since: String::new(),
+            begun: String::new(),
+            resumed: false,
+            counts: Counts {
+                keys: 1,
+                sent: 1,
+                late_versions,
+                late_keys: late_versions,
+                ..Counts::default()
+            },
+            cost: Cost::of(&Counts::default(), 1),
+        };
+        for (rewrite_history, late_versions, is_said) in
+            [(true, 1, true), (true, 0, false), (false, 1, false)]
+        {
+            let text = summary(rewrite_history, late_versions).text();
+            assert!(text.contains("says when all of it is there"), "{text}");
+            assert_eq!(text.contains("`order` and `extra`"), is_said, "{text}");
         }
     }
 

@@ -393,7 +393,7 @@ fn read_all(path: &Path) -> anyhow::Result<Counts> {
         for entry in table_entries(&db, *table, IteratorMode::Start) {
             let (_, value) = entry.map_err(|error| damaged(error.into_string()))?;
             match read(&value) {
-                Ok(()) => *counts.entry(name).or_default() += 1,
+                Ok(is_one) => *counts.entry(name).or_default() += u64::from(is_one),
                 Err(error @ RecordError::Json(_)) => {
                     bail!(damaged(format!("one of the {name}: {error}")))
                 }
@@ -437,10 +437,11 @@ fn copy(
             if reached.as_ref().is_some_and(|reached| key <= *reached) {
                 break;
             }
-            if !matches!(read(&value), Err(RecordError::Json(_))) {
+            let is_one = read(&value);
+            if !matches!(is_one, Err(RecordError::Json(_))) {
                 new.put(&key, &value)
                     .context("cannot write the new ledger")?;
-                *counts.entry(name).or_default() += 1;
+                *counts.entry(name).or_default() += u64::from(is_one.unwrap_or(true));
             }
             last = Some(key);
         }

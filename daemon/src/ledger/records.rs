@@ -21,18 +21,21 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
     const TABLE: u8;
 }
 
-/// A table, what its records are called, and how one of them is read.
-pub(super) type Table = (u8, &'static str, fn(&[u8]) -> Result<(), RecordError>);
+/// A table, what its records are called, and how one of them is read, which says whether it counts
+/// as that.
+pub(super) type Table = (u8, &'static str, fn(&[u8]) -> Result<bool, RecordError>);
 
 macro_rules! tables {
-    ($($record:ident = $number:literal, $name:expr;)*) => {
+    ($($record:ident = $number:literal, $name:expr $(, if $is_one:path)?;)*) => {
         $(impl Record for $record {
             const TABLE: u8 = $number;
         })*
 
         /// Every table.
         pub(super) const TABLES: &[Table] =
-            &[$(($number, $name, |bytes| decode_record::<$record>(bytes).map(drop))),*];
+            &[$(($number, $name, |bytes| {
+                decode_record::<$record>(bytes).map(|_record| true $(&& $is_one(&_record))?)
+            })),*];
     };
 }
 
@@ -46,7 +49,7 @@ tables! {
     Removals = 7, "counts of removals";
     Refuted = 8, "refuted replicas";
     RuleStart = 6, RULE_STARTS;
-    RulePause = 9, "paused rules";
+    RulePause = 9, "paused rules", if RulePause::is_in_force;
 }
 
 pub(super) const RULE_STARTS: &str = "rule starts";
@@ -300,6 +303,11 @@ impl RulePause {
 
     pub(crate) fn all() -> DbKey {
         DbKey::of_table(Self::TABLE)
+    }
+
+    /// Says whether the rule was not resumed since.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.resumed.is_none()
     }
 }
 

@@ -381,6 +381,25 @@ fn what_was_removed_takes_no_room_after_a_compaction() {
 }
 
 #[test]
+fn a_rule_that_was_resumed_is_not_counted_as_paused() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let since = Timestamp::UNIX_EPOCH;
+    for (rule, resumed) in [("one", None), ("two", Some(since)), ("three", Some(since))] {
+        let rule = rule.to_owned();
+        let pause = RulePause {
+            rule,
+            since,
+            resumed,
+        };
+        ledger.put_rule_pause(&pause).unwrap();
+    }
+    drop(ledger);
+    let said = commands::check(&settings(&directory)).unwrap();
+    assert!(said.ends_with(", 1 paused rules"), "{said}");
+}
+
+#[test]
 fn a_damaged_ledger_is_not_compacted() {
     let directory = with_parked();
     Ledger::open(directory.path()).unwrap();
