@@ -44,6 +44,7 @@ mod requests;
 mod check;
 // What was there before.
 mod backfill;
+mod manifests;
 // What programs ask and command.
 mod api;
 // A daemon's life: start, reload, stop; what it says meanwhile.

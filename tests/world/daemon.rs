@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::Pid;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -63,6 +64,19 @@ fn prepared(mut command: Command, subcommand: &[&str], config: &Path) -> Command
 /// Runs a subcommand to its end.
 pub(crate) async fn run(subcommand: &[&str], config: &Path) -> Output {
     let output = timeout(HANG, command(subcommand, config).output()).await;
+    without_secrets(output.expect("the command ends").unwrap())
+}
+
+/// Runs a subcommand that is given a text through a pipe.
+pub(crate) async fn run_on(input: &str, subcommand: &[&str], config: &Path) -> Output {
+    let mut command = command(subcommand, config);
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(input.as_bytes()).await.unwrap();
+    drop(pipe);
+    let output = timeout(HANG, child.wait_with_output()).await;
     without_secrets(output.expect("the command ends").unwrap())
 }
 
