@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Tag, Tagging};
 use serde_json::Value;
 
 use crate::adopted::rclone;
 use crate::world::World;
 use crate::world::config::{Config, Rule};
 use crate::world::daemon::{Daemon, printed, run};
-use crate::world::localstack::ARCHIVE;
+use crate::world::localstack::{ARCHIVE, SOURCE};
 
 /// Later than everything: no version is too young to be judged.
 const EVER: &str = "2999-01-01T00:00:00Z";
@@ -48,6 +50,105 @@ async fn what_was_replicated_is_equal_and_each_break_is_named() {
         verify(&config, "orders", &["--prefix", "late/", "--as-of", EVER]).await;
     assert_eq!(code, 2);
     assert_eq!(differences["late/one"], ["missing"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lists_do_not_tell_is_found_deep_and_a_hint_mends_what_it_can() {
+    let world = World::shared().await;
+    let mut config = world.config();
+    config.rules[0].encryption = "mode = \"s3\"".to_owned();
+    let daemon = Daemon::spawn(&config).ready().await;
+    for key in ["content", "equal", "metadata", "tags"] {
+        let put = SOURCE.s3().put_object().bucket(&world.source).key(key);
+        let put = put.content_type("text/plain").metadata("team", "a");
+        let put = put
+            .tagging("tier=gold")
+            .body(ByteStream::from_static(b"body"));
+        put.send().await.unwrap();
+    }
+    for key in ["lost/1", "lost/2", "lost/2"] {
+        world.put(key, "body").await;
+    }
+    let drained = async || world.all_drained(std::slice::from_ref(&daemon)).await;
+    drained().await;
+    let ever = ["--as-of", EVER];
+    let deep = [&ever[..], &["--deep"]].concat();
+    let (code, differences, sum) = verify(&config, "orders", &deep).await;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+
+    for key in ["content", "metadata", "tags"] {
+        change_replica(&world, key).await;
+    }
+    let (code, differences, sum) = verify(&config, "orders", &ever).await;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+    let expected = ["content", "metadata", "tags"].map(|key| {
+        let name = if key == "tags" { "tags" } else { "metadata" };
+        (key.to_owned(), vec![name.to_owned()])
+    });
+    let (code, differences, sum) = verify(&config, "orders", &deep).await;
+    assert_eq!((code, differences), (2, expected.clone().into()), "{sum}");
+
+    for key in ["lost/1", "lost/2"] {
+        let newest = replica(&world, key).await.0;
+        let lose = ARCHIVE.s3().delete_object().bucket(&world.archive);
+        lose.key(key).version_id(newest).send().await.unwrap();
+    }
+    let repair = [&deep[..], &["--repair"]].concat();
+    let (code, differences, sum) = verify(&config, "orders", &repair).await;
+    let missing = ["lost/1", "lost/2"].map(|key| (key.to_owned(), vec!["missing".to_owned()]));
+    let all = expected.iter().cloned().chain(missing);
+    assert_eq!((code, differences), (2, all.collect()), "{sum}");
+    assert_eq!(sum["repair"], serde_json::json!([2, 3]), "{sum}");
+    drained().await;
+    let (code, differences, sum) = verify(&config, "orders", &ever).await;
+    assert_eq!((code, differences), (0, BTreeMap::new()), "{sum}");
+    // What a hint cannot mend is there still, and is said.
+    let output = run(
+        &[&["verify", "--rule", "orders"], &repair[..]].concat(),
+        &config.path,
+    )
+    .await;
+    let text = printed(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("0 keys are looked at"), "{text}");
+    assert!(
+        text.contains("3 keys differ in what that does not mend"),
+        "{text}"
+    );
+}
+
+/// Returns the id and the headers of what a key shows at the destination.
+async fn replica(world: &World, key: &str) -> (String, HeadObjectOutput) {
+    let head = ARCHIVE.s3().head_object().bucket(&world.archive).key(key);
+    let head = head.send().await.unwrap();
+    (head.version_id().unwrap().to_owned(), head)
+}
+
+/// Changes what the key's name says of its replica: its tags, or else by another object of the same
+/// bytes and stamp in its place.
+async fn change_replica(world: &World, key: &str) {
+    let (s3, bucket) = (ARCHIVE.s3(), &world.archive);
+    let (version, head) = replica(world, key).await;
+    if key == "tags" {
+        let tag = Tag::builder().key("tier").value("silver").build().unwrap();
+        let tags = Tagging::builder().tag_set(tag).build().unwrap();
+        let put = s3.put_object_tagging().bucket(bucket).key(key);
+        put.tagging(tags).send().await.unwrap();
+        return;
+    }
+    let put = s3.put_object().bucket(bucket).key(key).tagging("tier=gold");
+    let put = put
+        .set_metadata(head.metadata)
+        .body(ByteStream::from_static(b"body"));
+    let put = put.content_type("text/plain");
+    let put = match key {
+        "content" => put.content_type("text/html"),
+        "metadata" => put.metadata("team", "b"),
+        other => panic!("{other}"),
+    };
+    put.send().await.unwrap();
+    let delete = s3.delete_object().bucket(bucket).key(key);
+    delete.version_id(version).send().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
