@@ -62,7 +62,7 @@ pub(crate) struct Engine {
     pub(crate) unversioned_sources: TtlSet,
     pub(crate) histories: Batchers<SharedHistory>,
     pub(crate) absences: Batchers<SharedHistory>,
-    /// Destinations whose lists serve too few of the keys that wait.
+    /// Destinations whose lists serve too few of the keys that wait, or are not answered.
     pub(crate) sparse: TtlSet,
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum SharedHistory {
     Absent,
     /// Not all of it, or it cannot tell: the key has to be read alone.
     Unknown,
-    /// As `Unknown`, because the keys that waited lie too far apart.
+    /// As `Unknown`, and so it will be for others: keys lie too far apart, or no list is answered.
     Sparse,
     /// There was none because the bucket throttles: a request for each key would make it worse.
     Throttled,

@@ -1,5 +1,5 @@
-//! A key's history, newest first, in the order the bucket has it: the source's from one list for
-//! all neighbouring keys that wait, because their keys lie together and a page has room for a
+//! A key's history, newest first, in the order the bucket has it: from one list for all
+//! neighbouring keys that wait, because their keys lie together and a page has room for a
 //! thousand entries. A key that gets nothing from that list is listed alone; but not while the
 //! bucket throttles.
 
@@ -12,6 +12,7 @@ use replicator_core::object::{Bucket, Key, Timestamp};
 use replicator_core::plan::{SourceVersion, VersionKind};
 use replicator_core::retry;
 use replicator_core::retry::LANDING;
+use replicator_core::rule::UnmanagedObjects;
 
 use crate::engine::SharedHistory;
 use crate::process::contain_task;
@@ -39,10 +40,13 @@ pub(in crate::reconcile) async fn of_source(
 }
 
 /// Says whether a list of the destination shows nothing of a task's key. It is read for many
-/// neighbours that wait, as a list costs more than a few HEADs.
+/// neighbours that wait, as a list costs more than a few HEADs. Where an object that is there must
+/// not be missed, and of a key that not every store lists as it is, a HEAD tells.
 pub(in crate::reconcile) async fn is_unlisted(cx: Context<'_>) -> Result<bool, Failure> {
     let place = &cx.task.target.destination;
-    if cx.engine.sparse.seen_recently(place) {
+    let may_miss = cx.rule().unmanaged_objects == UnmanagedObjects::Overwrite
+        && is_listed_as_it_is(&cx.task.target.key);
+    if !may_miss || cx.engine.sparse.seen_recently(place) {
         return Ok(false);
     }
     let shared = shared_history(cx, Side::Destination).await?;
@@ -50,6 +54,16 @@ pub(in crate::reconcile) async fn is_unlisted(cx: Context<'_>) -> Result<bool, F
         cx.engine.sparse.mark_seen(place);
     }
     Ok(matches!(shared, SharedHistory::Absent))
+}
+
+/// Says whether a key has nothing that XML cannot hold or a file system takes for something else.
+fn is_listed_as_it_is(key: &Key) -> bool {
+    let key = key.as_str();
+    let is_plain = |letter: char| !letter.is_control() && letter < '\u{FFFD}';
+    key.chars().all(is_plain)
+        && !key
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
 }
 
 /// Lists a key's versions and delete markers, newest first. A list that contradicts itself is read
@@ -321,7 +335,7 @@ async fn shared_history(cx: Context<'_>, side: Side) -> Result<SharedHistory, Fa
                 .await
                 .ok()
                 .and_then(Result::ok);
-            answer.unwrap_or_else(|| vec![SharedHistory::Unknown; keys.len()])
+            answer.unwrap_or_else(|| vec![SharedHistory::Sparse; keys.len()])
         }
         .boxed()
     });
@@ -354,7 +368,10 @@ async fn histories(
                 otherwise = SharedHistory::Throttled;
                 break;
             }
-            Ok(None) | Err(_) => break,
+            Ok(None) | Err(_) => {
+                otherwise = SharedHistory::Sparse;
+                break;
+            }
         };
         let count = rest.iter().take_while(|key| page.has_all_of(key)).count();
         let served = rest.get(..count).unwrap_or_default();
@@ -366,12 +383,13 @@ async fn histories(
             entries.entry(key).or_default().push(listed);
         }
         for key in served {
-            let shared = entries
-                .remove(*key)
-                .map_or(SharedHistory::Absent, |listed| {
-                    history_of(listed, is_interleaved)
-                        .map_or(SharedHistory::Unknown, SharedHistory::Whole)
-                });
+            let shared = match entries.remove(*key) {
+                Some(listed) => history_of(listed, is_interleaved)
+                    .map_or(SharedHistory::Unknown, SharedHistory::Whole),
+                // A server may fill a page before it sorts it: what is missing comes later.
+                None if page.next.is_some() => SharedHistory::Sparse,
+                None => SharedHistory::Absent,
+            };
             found.insert(*key, shared);
         }
         if rest.is_empty() {
