@@ -382,15 +382,24 @@ pub(super) fn pattern(way: &Way<'_>) -> Value {
     json!({"source": ["aws.s3"], "detail-type": kinds, "detail": detail})
 }
 
-/// Returns an event as S3 would send it, for a key that the rule is about.
+/// Returns events as S3 would send them, for keys that the rule is about: one does not stand for
+/// all that a pattern may tell apart.
+pub(super) fn samples(way: &Way<'_>, need: EventNeed) -> [Value; 2] {
+    ["0", "zz/s3-replicator-check"].map(|middle| {
+        let filter = &way.rule.filter;
+        let key = format!("{}{middle}{}", filter.prefix, filter.suffix);
+        sample(way, need, &key)
+    })
+}
+
+/// Returns an event as S3 would send it of a key.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>
-pub(super) fn sample(way: &Way<'_>, need: EventNeed) -> Value {
+fn sample(way: &Way<'_>, need: EventNeed, key: &str) -> Value {
     let (kind, reason, deletion) = named(need.event);
     let filter = &way.rule.filter;
     let bucket = way.rule.source.bucket.as_str();
     let owner = way.owner.as_deref().or(way.reader.split(':').nth(4));
     let owner = owner.unwrap_or("000000000000");
-    let key = format!("{}s3-replicator-check{}", filter.prefix, filter.suffix);
     let size = filter.size_min.unwrap_or(1).max(1);
     let (etag, version) = (
         "d41d8cd98f00b204e9800998ecf8427e",

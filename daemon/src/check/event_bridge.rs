@@ -7,7 +7,7 @@ use replicator_config::policies::{DocumentKind, bucket_arn};
 use serde_json::{Value, json};
 
 use super::access;
-use super::buckets::{event_name, pattern, sample};
+use super::buckets::{event_name, pattern, samples};
 use super::finding::{CheckName, Finding, Fix, shell_quoted, with_field};
 use super::notification::{Coverage, EventNeed, Way, needs};
 use crate::s3::accounts::AccountClients;
@@ -64,12 +64,7 @@ impl BusRule {
     /// Lists its ARN, and the role that it sends as if it has one, for each time it sends to a queue.
     pub(super) fn senders(&self, queue: &str) -> Vec<(String, Option<String>)> {
         let of_queue = self.ours().filter(|target| target_arn(target) == queue);
-        let role = |target: &Value| {
-            target
-                .get("RoleArn")
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let role = |target: &Value| Some(target.get("RoleArn")?.as_str()?.to_owned());
         let sender = |target| (self.text("Arn").to_owned(), role(target));
         of_queue.map(sender).collect()
     }
@@ -146,26 +141,38 @@ impl EventBus<'_> {
     }
 
     /// Finds out which of the events that a rule needs match the patterns of the usable rules.
-    pub(super) async fn test_patterns<'w>(self, way: &Way<'w>) -> Option<Bridge<'w>> {
-        let rules = match way.bus? {
-            Ok(rules) => rules,
+    pub(super) async fn test_patterns(self, way: &Way<'_>) -> Option<Bridge> {
+        let mut rules = match way.bus? {
+            Ok(rules) => rules.clone(),
             Err(refusal) => return Some(Bridge::Unread(refusal.clone())),
         };
+        rules.retain(|rule| way.may_match(rule.text("EventPattern")));
         let mut passed = Vec::new();
         for need in needs(way.rule) {
-            let event = sample(way, need).to_string();
-            for rule in rules.iter().filter(|rule| rule.is_usable()) {
-                let asked = json!({"EventPattern": rule.text("EventPattern"), "Event": event});
-                let answer = self.ask("TestEventPattern", &asked).await;
-                match answer.map(|answer| answer.get("Result") == Some(&json!(true))) {
-                    Ok(true) => passed.push(need.event),
-                    Ok(false) => continue,
-                    Err(refusal) => return Some(Bridge::Unread(refusal)),
-                }
-                break;
+            match self.match_all(&rules, &samples(way, need)).await {
+                Ok(true) => passed.push(need.event),
+                Ok(false) => {}
+                Err(refusal) => return Some(Bridge::Unread(refusal)),
             }
         }
         Some(Bridge::Read { rules, passed })
+    }
+
+    /// Says whether each of the events matches the pattern of some usable rule.
+    async fn match_all(self, rules: &[BusRule], events: &[Value]) -> Result<bool, BusRefusal> {
+        for event in events {
+            let mut is_matched = false;
+            for rule in rules.iter().filter(|rule| rule.is_usable()) {
+                let pattern = rule.text("EventPattern");
+                let asked = json!({"EventPattern": pattern, "Event": event.to_string()});
+                let answer = self.ask("TestEventPattern", &asked).await?;
+                is_matched |= answer.get("Result") == Some(&json!(true));
+            }
+            if !is_matched {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Requests a list, page by page.
@@ -231,11 +238,11 @@ impl EventBus<'_> {
 
 /// What EventBridge says of the way of a rule's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Bridge<'a> {
+pub(super) enum Bridge {
     /// The rules that lead to a queue of the file, and the events that match some pattern of those
     /// that pass them on as they are.
     Read {
-        rules: &'a [BusRule],
+        rules: Vec<BusRule>,
         passed: Vec<&'static str>,
     },
     /// Some question was not answered.
@@ -246,24 +253,24 @@ pub(super) enum Bridge<'a> {
 const WHY_NOTHING: &str =
     "no event of this bucket comes to the daemon, and nothing of it is replicated";
 
-impl Bridge<'_> {
+impl Bridge {
     /// Judges what comes by the bus of what does not come otherwise; nothing where that is all that
     /// there is to say.
     pub(super) fn judge(&self, way: &Way<'_>, others: &Coverage) -> Option<Vec<Finding>> {
         let is_bridged = way.notifications.is_bridged;
-        if is_bridged && is_foreign(way) {
+        if is_bridged && way.is_foreign() {
             return Some(vec![unproved(way)]);
         }
         let (rules, passed) = match self {
-            Self::Read { rules, passed } => (*rules, passed),
+            Self::Read { rules, passed } => (rules.as_slice(), passed),
             Self::Unread(refusal) => return is_bridged.then(|| vec![unread(way, refusal)]),
         };
+        let is_only_way = !others.is_reached && !way.may_pass_topics();
         if !is_bridged {
-            let is_right = !others.is_reached && !passed.is_empty() && !way.may_pass_topics();
+            let is_right = is_only_way && !passed.is_empty();
             return is_right.then(|| vec![switched_off(way, rules)]);
         }
         if rules.is_empty() {
-            let is_only_way = !others.is_reached && !way.may_pass_topics();
             return is_only_way.then(|| vec![without_rule(way)]);
         }
         let missing = others.gaps().filter(|need| !passed.contains(&need.event));
@@ -271,18 +278,13 @@ impl Bridge<'_> {
         if missing.is_empty() {
             return Some(Vec::new());
         }
-        let blocked: Vec<Finding> = rules.iter().filter_map(|rule| blocked(way, rule)).collect();
-        Some(match blocked.is_empty() {
-            true => unmatched(way, rules, &missing),
-            false => blocked,
-        })
+        let mut found: Vec<Finding> = rules.iter().filter_map(|rule| blocked(way, rule)).collect();
+        // Of what a rule that is blocked would pass on nothing is known.
+        if rules.iter().any(BusRule::is_usable) || found.is_empty() {
+            found.extend(unmatched(way, rules, &missing));
+        }
+        Some(found)
     }
-}
-
-/// Says whether another account's bus gets the events, which the principal cannot ask.
-fn is_foreign(way: &Way<'_>) -> bool {
-    let own = way.reader.split(':').nth(4);
-    own.is_some() && own != way.owner.as_deref()
 }
 
 fn found(way: &Way<'_>, what: String, why: &str) -> Finding {
@@ -435,8 +437,10 @@ fn unmatched(way: &Way<'_>, rules: &[BusRule], missing: &[EventNeed]) -> Vec<Fin
 }
 
 fn names<'r>(rules: impl Iterator<Item = &'r BusRule>) -> String {
-    let names: Vec<&str> = rules.map(|rule| rule.text("Name")).collect();
-    names.join(", ")
+    rules
+        .map(|rule| rule.text("Name"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Returns what PutRule would otherwise take away from a rule.
@@ -511,7 +515,7 @@ mod tests {
     }
 
     /// Judges a bucket whose events come by EventBridge or not at all.
-    fn judged(bridge: &Bridge<'_>, change: impl Fn(&mut Way<'_>)) -> Option<Vec<Finding>> {
+    fn judged(bridge: &Bridge, change: impl Fn(&mut Way<'_>)) -> Option<Vec<Finding>> {
         let rule = rule();
         let account = Account {
             name: "a".to_owned(),
@@ -546,10 +550,10 @@ mod tests {
     fn every_event_that_is_asked_about_is_one_that_the_daemon_reads() {
         let mut events = Vec::new();
         judged(&Bridge::Unread(silent()), |way| {
-            for need in needs(way.rule) {
-                let event = sample(way, need);
+            let needs = needs(way.rule);
+            for event in needs.iter().flat_map(|need| samples(way, *need)) {
                 replicator_core::event::parse_notification(&event.to_string())
-                    .unwrap_or_else(|error| panic!("{}: {error}", need.event));
+                    .unwrap_or_else(|error| panic!("{event}: {error}"));
             }
         });
         let rule = rule();
@@ -597,7 +601,7 @@ mod tests {
     fn what_cannot_be_asked_is_not_said_to_be_missing() {
         let check = CheckName::NotificationEventBridge;
         let none = Bridge::Read {
-            rules: &[],
+            rules: Vec::new(),
             passed: Vec::new(),
         };
         let unread = Bridge::Unread(silent());
@@ -611,13 +615,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_names_other_buckets_says_nothing_of_this_one() {
+        let bridge = Bridge::Unread(silent());
+        let _found = judged(&bridge, |way| {
+            let of = |detail: Value| way.may_match(&json!({"detail": detail}).to_string());
+            let named = |names: Value| of(json!({"bucket": {"name": names}}));
+            assert!(named(json!([way.rule.source.bucket.as_str()])));
+            assert!(named(json!([{"prefix": "x"}])) && of(json!({})));
+            assert!(!named(json!(["another"])));
+        });
+    }
+
+    #[test]
     fn all_needed_events_have_to_match_and_each_that_does_not_is_named() {
         let rules = [bus_rule("ENABLED", json!({}))];
         let rule = rule();
         let all: Vec<&str> = needs(&rule).iter().map(|need| need.event).collect();
         let of = |passed: &[&'static str]| {
             let bridge = Bridge::Read {
-                rules: &rules,
+                rules: rules.to_vec(),
                 passed: passed.to_vec(),
             };
             judged(&bridge, |_| ()).unwrap()

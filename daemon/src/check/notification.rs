@@ -151,6 +151,23 @@ pub(super) struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
+    /// Says whether another account's event bus gets the events, which the principal cannot ask.
+    pub(super) fn is_foreign(&self) -> bool {
+        let own = self.reader.split(':').nth(4);
+        own.is_some() && own != self.owner.as_deref()
+    }
+
+    /// Says whether a pattern of EventBridge may be about the bucket: it names it, or none as it is.
+    pub(super) fn may_match(&self, pattern: &str) -> bool {
+        let pattern: Value = serde_json::from_str(pattern).unwrap_or_default();
+        let names = pattern.pointer("/detail/bucket/name");
+        names.and_then(Value::as_array).is_none_or(|names| {
+            let bucket = self.rule.source.bucket.as_str();
+            let mut names = names.iter();
+            names.any(|name| name.as_str().is_none_or(|name| name == bucket))
+        })
+    }
+
     /// Lists the targets that lead to a queue of the file, as far as that is known.
     pub(super) fn ours(&self) -> Vec<&'a NotificationTarget> {
         let is_ours = |target: &&NotificationTarget| match target.kind {
@@ -190,7 +207,7 @@ impl<'a> Way<'a> {
 
     /// Judges the way of the events; an empty answer is a good one. What EventBridge passes on is
     /// known of a bucket that may need it.
-    pub(super) fn judge(&self, bridge: Option<&Bridge<'_>>) -> Vec<Finding> {
+    pub(super) fn judge(&self, bridge: Option<&Bridge>) -> Vec<Finding> {
         let ours = self.ours();
         let coverage = cover(self.rule, &ours);
         let by_bus = bridge.and_then(|bridge| bridge.judge(self, &coverage));
