@@ -9,9 +9,9 @@ mod rows;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fs, io};
 
 use anyhow::{Context, bail, ensure};
 use replicator_core::object::{Bucket, Key};
@@ -120,8 +120,9 @@ impl ManifestLocation {
         }
     }
 
-    fn is_absent_file(&self) -> bool {
-        matches!(self, Self::Path(path) if !path.exists())
+    /// Says whether an error is the system's, of a file here.
+    fn is_unreadable(&self, error: &anyhow::Error) -> bool {
+        matches!(self, Self::Path(_)) && error.is::<io::Error>()
     }
 
     /// Says whether it is a manifest of S3 Inventory, which is called `manifest.json`.
@@ -159,7 +160,7 @@ impl<'a> ManifestReader<'a> {
         let local = store
             .fetch(from)
             .await
-            .map_err(|error| match from.is_absent_file() {
+            .map_err(|error| match from.is_unreadable(&error) {
                 true => InvalidCommand::new(format!("cannot read {from}: {error:#}")).into(),
                 false => error.context(format!("cannot read {from}")),
             })?;

@@ -235,17 +235,25 @@ pub fn has_terminal() -> bool {
 /// none.
 pub async fn is_confirmed(question: &str) -> bool {
     let _infallible = write!(Log, "{question}\ntype yes to go on: ");
-    let (send, answer) = oneshot::channel();
-    // Nothing ends this thread but an answer, or the end of the process.
-    drop(thread::spawn(move || {
+    let answer = run_apart(|| {
         let mut line = String::new();
         let is_read = io::stdin().read_line(&mut line).is_ok();
-        send.send(is_read && line.trim() == "yes")
-    }));
+        is_read && line.trim() == "yes"
+    });
     tokio::select! {
         () = stop_requested() => false,
         is_given = answer => is_given.unwrap_or(false),
     }
+}
+
+/// Does work that may wait for ever, as for input, on a thread of its own: nothing ends that but an
+/// answer, or the end of the process. An error says that the work panicked.
+pub(crate) async fn run_apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (send, answer) = oneshot::channel();
+    drop(thread::spawn(move || send.send(work())));
+    answer.await.context("a thread ended without an answer")
 }
 
 /// Does work that blocks, such as a sync of the disk, without holding up the tasks that wait for

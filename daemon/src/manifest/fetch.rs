@@ -15,7 +15,7 @@ use replicator_core::parts::Part;
 use replicator_core::retry;
 
 use crate::manifest::{ManifestLocation, ManifestStore};
-use crate::process::run_blocking;
+use crate::process::{run_apart, run_blocking};
 use crate::s3::accounts::AccountClients;
 use crate::s3::accounts::error::Side;
 use crate::s3::checksum::hex;
@@ -51,10 +51,11 @@ impl ManifestStore<'_> {
                 download(self.access, (bucket, key), &mut spool).await?;
             }
             ManifestLocation::Input => {
-                run_blocking(|| io::copy(&mut io::stdin().lock(), &mut spool))?;
+                spool = run_apart(|| spool.filled_from(&mut io::stdin().lock())).await??;
             }
             ManifestLocation::Path(path) => {
-                run_blocking(|| io::copy(&mut File::open(path)?, &mut spool))?;
+                let path = path.clone();
+                spool = run_apart(|| spool.filled_from(&mut File::open(path)?)).await??;
             }
         }
         let (file, md5) = spool.finish();
@@ -101,6 +102,15 @@ impl<W> Spool<W> {
     fn new(to: W) -> Self {
         let md5 = Md5::new();
         Self { to, md5, len: 0 }
+    }
+
+    /// Takes all that a reader has.
+    fn filled_from(mut self, reader: &mut impl Read) -> io::Result<Self>
+    where
+        W: Write,
+    {
+        io::copy(reader, &mut self)?;
+        Ok(self)
     }
 
     fn finish(self) -> (W, String) {
