@@ -4,7 +4,6 @@
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use std::env;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_s3::types::{
     BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, Event,
@@ -47,14 +46,10 @@ pub(crate) fn endpoint() -> String {
         .expect("REPLICATOR_LOCALSTACK_URL is not set: run `make test`")
 }
 
-/// Returns a name that no other test uses.
+/// Returns a name that no other test uses. In a run of minutes the system gives the id of a process
+/// to another one.
 pub(crate) fn unique(what: &str) -> String {
-    static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    format!(
-        "{what}-{}-{}",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{what}-{:012x}", fastrand::u64(..1 << 48))
 }
 
 impl Account {
